@@ -1,0 +1,72 @@
+package harness
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"ephemeral-builder/image/command"
+	"ephemeral-builder/image/prereq"
+	"ephemeral-builder/image/progress"
+)
+
+// Check looks at the form of all Go and shell in the project's root, and reports every
+// finding at once.
+func Check(ctx context.Context, rep *progress.Reporter) error {
+	if err := prereq.Ensure(ctx, rep, prereq.Need{Program: "shellcheck", Package: "shellcheck"}); err != nil {
+		return err
+	}
+	shell, err := shellScripts("scripts", ".ci")
+	if err != nil {
+		return err
+	}
+	var findings []error
+	for _, args := range [][]string{
+		{"gofmt", "-l", "."},
+		{"go", "vet", "./..."},
+		{"go", "vet", "-tags", "mage", "./..."},
+		{"go", "tool", "staticcheck", "./..."},
+		{"go", "tool", "staticcheck", "-tags", "mage", "./..."},
+		append([]string{"shellcheck"}, shell...),
+	} {
+		stage := rep.Stage(args[0])
+		out, err := command.Output(ctx, command.Cmd{Args: args})
+		if err == nil && args[0] == "gofmt" && len(out) > 0 {
+			err = fmt.Errorf("not formatted, run gofmt -w:\n%s", out)
+		}
+		if err != nil {
+			stage.Fail()
+			findings = append(findings, err)
+			continue
+		}
+		stage.Done("")
+	}
+	return errors.Join(findings...)
+}
+
+// shellScripts lists the files in some folders that begin with a shell's name.
+func shellScripts(dirs ...string) ([]string, error) {
+	var found []string
+	for _, dir := range dirs {
+		paths, err := filepath.Glob(filepath.Join(dir, "*"))
+		if err != nil {
+			return nil, err
+		}
+		for _, path := range paths {
+			text, err := os.ReadFile(path)
+			if err != nil {
+				return nil, err
+			}
+			if first, _, _ := bytes.Cut(text, []byte("\n")); bytes.HasPrefix(first, []byte("#!/bin/sh")) {
+				found = append(found, path)
+			}
+		}
+	}
+	if len(found) == 0 {
+		return nil, errors.New("found no shell scripts: run it in the project's root")
+	}
+	return found, nil
+}

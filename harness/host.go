@@ -1,0 +1,117 @@
+package harness
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/pelletier/go-toml/v2"
+	"golang.org/x/crypto/ssh"
+
+	"ephemeral-builder/harness/lab"
+	"ephemeral-builder/harness/sshclient"
+	"ephemeral-builder/image/progress"
+	"ephemeral-builder/image/spec"
+	"ephemeral-builder/units"
+)
+
+// host is a lab on which ephemeral-builder can be installed: root's home has its program
+// on PATH, the image in dist, and the specs of testdata.
+type host struct {
+	lab  *lab.Lab
+	root *sshclient.Conn
+}
+
+// startHost gathers what the lab is made of and starts it.
+func startHost(ctx context.Context, rep *progress.Reporter, cfg lab.Config, s spec.Spec) (*host, error) {
+	materials, err := gather(ctx, rep, cfg.Suite, s)
+	if err != nil {
+		return nil, err
+	}
+	cfg.Tree, cfg.Share = materials.hostTree, materials.share
+	stage := rep.Stage("lab")
+	defer stage.Fail() // of no effect after Done
+	stage.Detail("starting a %s lab with %s", cfg.Kind, cfg.Suite)
+	cfg.Log = rep.Note
+	l, err := lab.Start(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	h, err := openHost(ctx, l)
+	if err == nil {
+		_, err = h.output(ctx, "ln -sf /run/lab/share/ephemeral-builder /usr/local/bin/ && ln -sfn /run/lab/share/dist dist && ln -sf /run/lab/share/specs/* .")
+	}
+	if err != nil {
+		_ = l.Close(context.WithoutCancel(ctx))
+		return nil, err
+	}
+	stage.Done("%s", cfg.Dir)
+	return h, nil
+}
+
+// openHost connects to a lab that runs.
+func openHost(ctx context.Context, l *lab.Lab) (*host, error) {
+	root, err := l.Dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &host{l, root}, nil
+}
+
+// run runs a shell command as root on the host, outside all containers. $KEYS is the
+// folder of the default builder's keys.
+func (h *host) run(ctx context.Context, command string, stdin io.Reader, stdout, stderr io.Writer) error {
+	return h.root.Run(ctx, "KEYS="+units.ConfigDir+"/"+spec.Default().Name+"; "+command, stdin, stdout, stderr)
+}
+
+// output is run for the harness's own needs: standard output, or an error with all that
+// was printed.
+func (h *host) output(ctx context.Context, command string) (string, error) {
+	var stdout, stderr bytes.Buffer
+	if err := h.run(ctx, command, nil, &stdout, &stderr); err != nil {
+		return "", fmt.Errorf("on the lab host: %s: %w\n%s%s", command, err, stdout.String(), stderr.String())
+	}
+	return stdout.String(), nil
+}
+
+// install installs a spec as an administrator would.
+func (h *host) install(ctx context.Context, s spec.Spec) error {
+	text, err := toml.Marshal(s)
+	if err != nil {
+		return err
+	}
+	var said bytes.Buffer
+	if err := h.run(ctx, "cat >lab-up.toml && ephemeral-builder install -spec=lab-up.toml", bytes.NewReader(text), &said, &said); err != nil {
+		return fmt.Errorf("installing on the lab host: %w\n%s", err, said.String())
+	}
+	return nil
+}
+
+// builder says how to reach the builder NAME that is installed on the host, with the
+// host's own keys.
+func (h *host) builder(ctx context.Context, name string) (target sshclient.Target, identity []byte, err error) {
+	dir := units.ConfigDir + "/" + name
+	private, err := h.output(ctx, "cat "+dir+"/runner_ed25519")
+	if err != nil {
+		return target, nil, err
+	}
+	public, err := h.output(ctx, "cat "+dir+"/ssh_host_ed25519_key.pub")
+	if err != nil {
+		return target, nil, err
+	}
+	target = sshclient.Target{Addr: h.lab.Builder().String(), User: "builder"}
+	if target.Identity, err = ssh.ParsePrivateKey([]byte(private)); err != nil {
+		return target, nil, err
+	}
+	if target.HostKey, _, _, _, err = ssh.ParseAuthorizedKey([]byte(strings.TrimSpace(public))); err != nil {
+		return target, nil, err
+	}
+	return target, []byte(private), nil
+}
+
+func (h *host) close(ctx context.Context) error {
+	_ = h.root.Close()
+	return h.lab.Close(ctx)
+}

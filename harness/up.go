@@ -1,0 +1,181 @@
+package harness
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"golang.org/x/crypto/ssh/knownhosts"
+
+	"ephemeral-builder/harness/lab"
+	"ephemeral-builder/image"
+	"ephemeral-builder/image/command"
+	"ephemeral-builder/image/progress"
+	"ephemeral-builder/image/spec"
+)
+
+// UpOptions says which lab to leave running.
+type UpOptions struct {
+	Kind  string // "vm" or "container"
+	Suite string // Debian suite of the lab host
+	Spec  spec.Spec
+	JSON  bool
+}
+
+// description is what [Up] prints as JSON.
+type description struct {
+	Kind    lab.Kind      `json:"kind"`
+	Suite   string        `json:"suite"`
+	Dir     string        `json:"dir"`
+	Builder builderAccess `json:"builder"`
+	Root    []string      `json:"root"` // the command line of a root shell on the host
+}
+
+type builderAccess struct {
+	Host       string `json:"host"`
+	Port       int    `json:"port"`
+	User       string `json:"user"`
+	Identity   string `json:"identity"`    // file with the private key
+	KnownHosts string `json:"known_hosts"` // file with the host's key
+}
+
+func (b builderAccess) ssh(options ...string) []string {
+	args := []string{"ssh", "-F", "none", "-i", b.Identity, "-o", "IdentitiesOnly=yes", "-o", "UserKnownHostsFile=" + b.KnownHosts, "-p", strconv.Itoa(b.Port)}
+	return append(append(args, options...), b.User+"@"+b.Host)
+}
+
+// labDir is where the lab of [Up] lives.
+func labDir() string { return filepath.Join(image.CacheDir(), "lab") }
+
+const accessFile = "access.json"
+
+// Up starts a lab with the image installed, prints to w how to reach it, and leaves it
+// running until [Down].
+func Up(ctx context.Context, rep *progress.Reporter, w io.Writer, o UpOptions) (err error) {
+	kind, err := lab.ParseKind(o.Kind)
+	if err != nil {
+		return err
+	}
+	// What leads into the lab leads to this port of its own loopback.
+	o.Spec.SSH = spec.Default().SSH
+	dir := labDir()
+	if _, err := lab.Open(dir); err == nil {
+		return errors.New("a lab is running already: end it with: go tool mage lab:down")
+	}
+	h, err := startHost(ctx, rep, lab.Config{Kind: kind, Suite: o.Suite, Cache: filepath.Join(image.CacheDir(), "labs"), Dir: dir, Detach: true}, o.Spec)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			_ = h.close(context.WithoutCancel(ctx))
+		}
+	}()
+	stage := rep.Stage("install")
+	defer stage.Fail() // of no effect after Done
+	if err := h.install(ctx, o.Spec); err != nil {
+		return err
+	}
+	stage.Done("%s", o.Spec.Name)
+	d, err := h.describe(ctx, o.Spec.Name)
+	if err != nil {
+		return err
+	}
+	if o.JSON {
+		encoder := json.NewEncoder(w)
+		encoder.SetIndent("", "  ")
+		return encoder.Encode(d)
+	}
+	_, err = fmt.Fprintf(w, `%s lab with %s is up
+builder:  %s
+          or: go tool mage lab:ssh
+root:     %s
+          or: go tool mage lab:exec 'machinectl list'
+end it:   go tool mage lab:down
+`, d.Kind, d.Suite, command.Quote(d.Builder.ssh()), command.Quote(d.Root))
+	return err
+}
+
+// describe writes the builder's keys beside the lab's own and says where all is.
+func (h *host) describe(ctx context.Context, name string) (description, error) {
+	target, identity, err := h.builder(ctx, name)
+	if err != nil {
+		return description{}, err
+	}
+	l := h.lab.Describe()
+	d := description{Kind: l.Kind, Suite: l.Suite, Dir: l.Dir, Root: l.Root, Builder: builderAccess{
+		Host: l.Builder.Host, Port: l.Builder.Port, User: target.User,
+		Identity:   filepath.Join(l.Dir, "builder_ed25519"),
+		KnownHosts: filepath.Join(l.Dir, "builder_known_hosts"),
+	}}
+	if err := os.WriteFile(d.Builder.Identity, identity, 0o600); err != nil {
+		return d, err
+	}
+	line := knownhosts.Line([]string{target.Addr}, target.HostKey) + "\n"
+	if err := os.WriteFile(d.Builder.KnownHosts, []byte(line), 0o644); err != nil {
+		return d, err
+	}
+	text, err := json.Marshal(d)
+	if err != nil {
+		return d, err
+	}
+	return d, os.WriteFile(filepath.Join(l.Dir, accessFile), text, 0o600)
+}
+
+// running describes the lab that [Up] left.
+func running() (*lab.Lab, description, error) {
+	var d description
+	l, err := lab.Open(labDir())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, d, errors.New("no lab is running: start one with: go tool mage lab:up")
+	} else if err != nil {
+		return nil, d, err
+	}
+	text, err := os.ReadFile(filepath.Join(labDir(), accessFile))
+	if err != nil {
+		return nil, d, fmt.Errorf("the lab is not ready: wait for lab:up, or end it with: go tool mage lab:down: %w", err)
+	}
+	return l, d, json.Unmarshal(text, &d)
+}
+
+// Exec runs a shell command as root on the lab host, in place of this process.
+func Exec(shellCommand string) error {
+	_, d, err := running()
+	if err != nil {
+		return err
+	}
+	return command.Replace(append(d.Root, shellCommand))
+}
+
+// SSH opens a session in a container of its own, in place of this process: a login shell
+// if shellCommand is empty.
+func SSH(shellCommand string) error {
+	_, d, err := running()
+	if err != nil {
+		return err
+	}
+	if shellCommand == "" {
+		return command.Replace(d.Builder.ssh("-t"))
+	}
+	return command.Replace(append(d.Builder.ssh(), shellCommand))
+}
+
+// Down ends the lab and removes it, with what it left if it ended by itself.
+func Down(ctx context.Context) error {
+	l, err := lab.Open(labDir())
+	if errors.Is(err, fs.ErrNotExist) {
+		return errors.New("no lab is running")
+	} else if err != nil {
+		return err
+	}
+	if err := l.Close(ctx); err != nil {
+		return err
+	}
+	return os.RemoveAll(labDir())
+}

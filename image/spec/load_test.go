@@ -1,0 +1,312 @@
+package spec
+
+import (
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/pelletier/go-toml/v2"
+)
+
+func TestDefault(t *testing.T) {
+	want := Spec{
+		Name:  "ephemeral-builder",
+		Suite: "stable",
+		Packages: []string{"dbus", "systemd-container", "openssh-server", "build-essential",
+			"git", "composer", "rsync", "wget", "curl"},
+		Concurrency: 4,
+		User:        User{9000, 9000},
+		SSH:         SSH{netip.MustParseAddrPort("127.0.0.1:24")},
+		Limits:      Limits{StartTimeout: Duration(30 * time.Second), Lifetime: Duration(2 * time.Hour)},
+	}
+	got, err := Parse("empty.toml", nil)
+	if err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("got %+v, %v, want %+v", got, err, want)
+	}
+	if err := Default().Validate(); err != nil {
+		t.Error(err)
+	}
+}
+
+// Each number that administrators know from running such builders by hand is one line.
+func TestOneLiners(t *testing.T) {
+	tests := map[string]func(*Spec){
+		`user.uid = 9000`:                           func(s *Spec) { s.User.UID = 9000 },
+		`user.gid = 9000`:                           func(s *Spec) { s.User.GID = 9000 },
+		`user = {uid = 1000, gid = 59999}`:          func(s *Spec) { s.User = User{1000, 59999} },
+		`ssh.listen = "127.0.0.1:24"`:               func(s *Spec) { s.SSH.Listen = netip.MustParseAddrPort("127.0.0.1:24") },
+		`ssh.listen = "[::1]:65535"`:                func(s *Spec) { s.SSH.Listen = netip.MustParseAddrPort("[::1]:65535") },
+		`limits.cpu_quota = "25%"`:                  func(s *Spec) { s.Limits.CPUQuota = 25 },
+		`limits.cpu_quota = ""`:                     func(s *Spec) { s.Limits.CPUQuota = 0 },
+		`limits.memory_high = "128M"`:               func(s *Spec) { s.Limits.MemoryHigh = 128 << 20 },
+		`limits.memory_max = "256M"`:                func(s *Spec) { s.Limits.MemoryMax = 256 << 20 },
+		`limits.memory_max = ""`:                    func(s *Spec) { s.Limits.MemoryMax = 0 },
+		`limits.tasks_max = 64`:                     func(s *Spec) { s.Limits.TasksMax = 64 },
+		`limits.home_size = "64M"`:                  func(s *Spec) { s.Limits.HomeSize = 64 << 20 },
+		`limits.start_timeout = "90s"`:              func(s *Spec) { s.Limits.StartTimeout = Duration(90 * time.Second) },
+		`limits.lifetime = "1h30m"`:                 func(s *Spec) { s.Limits.Lifetime = Duration(90 * time.Minute) },
+		`concurrency = 16`:                          func(s *Spec) { s.Concurrency = 16 },
+		`name = "php-8"`:                            func(s *Spec) { s.Name = "php-8" },
+		`suite = "bookworm"`:                        func(s *Spec) { s.Suite = "bookworm" },
+		`mirror = "file:///srv/debian"`:             func(s *Spec) { s.Mirror = "file:///srv/debian" },
+		`mirror = "file:/srv/debian"`:               func(s *Spec) { s.Mirror = "file:/srv/debian" },
+		`mirror = "https://[fd00::1]:8080/debian/"`: func(s *Spec) { s.Mirror = "https://[fd00::1]:8080/debian/" },
+		`packages = ["openssh-server", "g++"]`:      func(s *Spec) { s.Packages = []string{"openssh-server", "g++"} },
+	}
+	for line, set := range tests {
+		t.Run(line, func(t *testing.T) {
+			want := Default()
+			set(&want)
+			got, err := Parse("x.toml", []byte(line))
+			if err != nil || !reflect.DeepEqual(got, want) {
+				t.Errorf("got %+v, %v, want %+v", got, err, want)
+			}
+		})
+	}
+}
+
+func TestProblems(t *testing.T) {
+	const listenHelp = `not an IP address with a port from 1 to 65535: use 127.0.0.1:24 or [::1]:24`
+	const outside = `jobs' sshd must not be reachable from outside: use 127.0.0.1 or [::1]`
+	const sizeHelp = `not a size above zero: use bytes, or K, M, G or T of 1024 each, such as "256M"`
+	const percentHelp = `not a whole per cent of 1% or more: use per cent of one core, such as "25%"`
+	const durationHelp = `not a time of whole seconds above zero: use h, m and s, such as "90s" or "1h30m"`
+	const nameHelp = `use lower-case letters, digits and single hyphens, a letter first and no hyphen last`
+	const idHelp = `use 1000 to 59999, the range Debian keeps for ordinary users`
+	const mirrorHelp = `mirror is no plain URL: use http://HOST/PATH, https://HOST/PATH or file:///PATH, without blanks, commas, user name or password`
+	const packageHelp = `use a to z, 0 to 9, +, - and . only, two at least, a letter or digit first`
+	const noQuotes = `text without quotes: put "..." around it`
+
+	tests := []struct{ name, in, want string }{
+		// Keys.
+		{"misspelt key", "\n\nconcurency = 4", `x.toml:3: unknown key "concurency": did you mean "concurrency"?`},
+		{"misspelt key in a table", "[limits]\nmemory_mx = 'a'", `x.toml:2: unknown key "limits.memory_mx": did you mean "limits.memory_max"?`},
+		{"misspelt dotted key", "limits.memory_mx = 'a'", `x.toml:1: unknown key "limits.memory_mx": did you mean "limits.memory_max"?`},
+		{"misspelt key in an inline table", "limits = {\n tasks_max = 64,\n memory_mx = 'a' }", `x.toml:3: unknown key "limits.memory_mx": did you mean "limits.memory_max"?`},
+		{"systemd's spelling", "[limits]\nMemoryMax = '1G'", `x.toml:2: unknown key "limits.MemoryMax": did you mean "limits.memory_max"?`},
+		{"key outside its table", "uid = 9000", `x.toml:1: unknown key "uid": did you mean "user.uid"?`},
+		{"misspelt key outside its table", "memory_mx = 9000", `x.toml:1: unknown key "memory_mx": did you mean "limits.memory_max"?`},
+		{"key in another table", "[ssh]\ngid = 9000", `x.toml:2: unknown key "ssh.gid": did you mean "user.gid"?`},
+		{"top-level key in a table", "[limits]\ntasks_max = 64\nconcurrency = 2", `x.toml:3: unknown key "limits.concurrency": did you mean "concurrency"? it goes above the first [table]`},
+		{"unknown key", "zzz = 1", `x.toml:1: unknown key "zzz": use name, suite, mirror, packages, concurrency`},
+		{"unknown key in a table", "[user]\nshell = 1", `x.toml:2: unknown key "user.shell": use user.uid, user.gid`},
+		{"misspelt table", "[limit]\nmemory_max = '1G'\ntasks_max = 4", `x.toml:1: unknown table "limit": did you mean "limits"?`},
+		{"unknown table", "[network]\nmtu = 4", `x.toml:1: unknown table "network": use user, ssh, limits`},
+		{"quoted key with a dot", `"user.uid" = 0`, `x.toml:1: unknown key "\"user.uid\"": did you mean "user.uid"?`},
+		{"empty key", `"" = 0`, `x.toml:1: unknown key "\"\"": use name, suite, mirror, packages, concurrency`},
+
+		// Types.
+		{"string for a number", "[user]\nuid = '9000'", `x.toml:2: user.uid is a string: use a whole number without quotes`},
+		{"float for a number", "concurrency = 1.5", `x.toml:1: concurrency is a float: use a whole number without quotes`},
+		{"number for a string", "name = 1", `x.toml:1: name is an integer: use text in quotes`},
+		{"date for a string", "suite = 2026-01-01", `x.toml:1: suite is a date or time: use text in quotes`},
+		{"boolean for a string", "mirror = false", `x.toml:1: mirror is a boolean: use text in quotes`},
+		{"number for a size", "limits.memory_max = 256", `x.toml:1: limits.memory_max is an integer: use text in quotes, such as "256M"`},
+		{"number for a percentage", "limits.cpu_quota = 25", `x.toml:1: limits.cpu_quota is an integer: use text in quotes, such as "25%"`},
+		{"number for a duration", "limits.lifetime = 60", `x.toml:1: limits.lifetime is an integer: use text in quotes, such as "90s"`},
+		{"number for an address", "ssh.listen = 24", `x.toml:1: ssh.listen is an integer: use text in quotes, such as "127.0.0.1:24"`},
+		{"string for a list", "packages = 'git'", `x.toml:1: packages is a string: use a list, such as ["git", "curl"]`},
+		{"number in a list", "packages = [\n'git',\n3]", `x.toml:3: packages has an integer in it: use text in quotes`},
+		{"list in a list", "packages = [\n'git',\n['curl']]", `x.toml:1: packages has an array in it: use text in quotes`},
+		{"table for a string", "[name]\na = 1", `x.toml:1: name is a table: use text in quotes`},
+		{"value for a table", "user = 9000", `x.toml:1: user is an integer: use a table, [user]`},
+		{"array of tables", "\n[[user]]\nuid = 1", `x.toml:2: user is an array: use a table, [user]`},
+
+		// Syntax.
+		{"no quotes", "\nname = php", `x.toml:2:8: ` + noQuotes},
+		{"no quotes, like true", "suite = trixie", `x.toml:1:9: ` + noQuotes},
+		{"no quotes, size", "[limits]\nmemory_max = 256M # or so", `x.toml:2:17: ` + noQuotes},
+		{"no quotes, per cent", "[limits]\ncpu_quota = 25%", `x.toml:2:15: ` + noQuotes},
+		{"no quotes, address", "[ssh]\nlisten = 127.0.0.1:24", `x.toml:2:15: ` + noQuotes},
+		{"no quotes, list", "packages = [git]", `x.toml:1:13: ` + noQuotes},
+		{"no value", "name\n", `x.toml:1:5: expected '=' after key: see toml.io for the syntax`},
+		{"no end of a string", "name = \"php\nsuite = \"stable\"", `x.toml:1:12: basic strings cannot have new lines: see toml.io for the syntax`},
+		{"key twice", "concurrency = 1\nconcurrency = 2", `x.toml:2:1: key concurrency is already defined: keep one of the two`},
+		{"table twice", "[user]\nuid = 1000\n[user]", `x.toml:3:2: table user already exists: keep one of the two`},
+
+		// Values.
+		{"name in capitals", "name = 'PHP'", `x.toml:1: name "PHP": ` + nameHelp},
+		{"name with a digit first", "name = '8php'", `x.toml:1: name "8php": ` + nameHelp},
+		{"name with a hyphen last", "name = 'php-'", `x.toml:1: name "php-": ` + nameHelp},
+		{"name with two hyphens", "name = 'php--8'", `x.toml:1: name "php--8": ` + nameHelp},
+		{"name with a newline", `name = "php\n"`, `x.toml:1: name "php\n": ` + nameHelp},
+		{"no name", "name = ''", `x.toml:1: name "": ` + nameHelp},
+		{"long name", "name = '" + strings.Repeat("a", 59) + "'", `x.toml:1: name has 59 bytes: use at most 58, as NAME-PORT is a host name, which ends at 64`},
+		{"systemd's slice", "name = 'machine'", `x.toml:1: name "machine": systemd has units of its own called "machine", which the builder's slice would nest in: use another first word`},
+		{"under systemd's slice", "name = 'user-php'", `x.toml:1: name "user-php": systemd has units of its own called "user", which the builder's slice would nest in: use another first word`},
+		{"suite in capitals", "suite = 'Stable'", `x.toml:1: suite "Stable": use a Debian suite or codename, such as stable or bookworm`},
+		{"mirror of another scheme", "mirror = 'ftp://mirror.example/debian'", `x.toml:1: ` + mirrorHelp},
+		{"mirror with a blank", "mirror = 'http://mirror.example/debian main'", `x.toml:1: ` + mirrorHelp},
+		{"mirror with a comma", "mirror = 'http://mirror.example/a,b'", `x.toml:1: ` + mirrorHelp},
+		{"mirror with a password", "mirror = 'http://me:secret@mirror.example/debian'", `x.toml:1: ` + mirrorHelp},
+		{"mirror without a host", "mirror = 'http:///debian'", `x.toml:1: ` + mirrorHelp},
+		{"relative mirror", "mirror = 'debian'", `x.toml:1: ` + mirrorHelp},
+		{"no packages", "packages = []", `x.toml:1: packages is empty: every container runs sshd: add openssh-server`},
+		{"no sshd", "packages = [\n'git']", `x.toml:1: packages: every container runs sshd: add openssh-server`},
+		{"package in capitals", "packages = ['openssh-server',\n'Git']", `x.toml:2: packages: "Git" is no Debian package name: ` + packageHelp},
+		{"package with a version", "packages = ['openssh-server',\n'git=1:2']", `x.toml:2: packages: "git=1:2" is no Debian package name: ` + packageHelp},
+		{"package that is an option", "packages = ['openssh-server',\n'-o']", `x.toml:2: packages: "-o" is no Debian package name: ` + packageHelp},
+		{"package twice", "packages = [\n'git', # first\n'openssh-server',\n'git', # again\n]", `x.toml:4: packages: "git" is listed twice: remove one`},
+		{"no concurrency", "concurrency = 0", `x.toml:1: concurrency is 0: use 1 to 1000`},
+		{"much concurrency", "concurrency = 1001", `x.toml:1: concurrency is 1001: use 1 to 1000`},
+		{"root", "\n\n\n\n\n[user]\nuid = 0", `x.toml:7: user.uid is 0: ` + idHelp},
+		{"system group", "user.gid = 999", `x.toml:1: user.gid is 999: ` + idHelp},
+		{"uid above the range", "user.uid = 60000", `x.toml:1: user.uid is 60000: ` + idHelp},
+		{"uid that would wrap", "user.uid = 4294976296", `x.toml:1: user.uid is 4294976296: use a number that fits 32 bits`},
+		{"no such port", "[ssh]\nlisten = '127.0.0.1:99999'", `x.toml:2: ssh.listen "127.0.0.1:99999": ` + listenHelp},
+		{"port zero", "ssh.listen = '127.0.0.1:0'", `x.toml:1: ssh.listen "127.0.0.1:0": ` + listenHelp},
+		{"only a port", "ssh.listen = '24'", `x.toml:1: ssh.listen "24": ` + listenHelp},
+		{"host name", "ssh.listen = 'localhost:24'", `x.toml:1: ssh.listen "localhost:24": ` + listenHelp},
+		{"no address", "ssh.listen = ''", `x.toml:1: ssh.listen "": ` + listenHelp},
+		{"all addresses", "ssh.listen = '0.0.0.0:24'", `x.toml:1: ssh.listen "0.0.0.0:24": ` + outside},
+		{"address with a zone", "ssh.listen = '[::1%lo]:24'", `x.toml:1: ssh.listen "[::1%lo]:24": ` + outside},
+		{"mapped address", "ssh.listen = '[::ffff:127.0.0.1]:24'", `x.toml:1: ssh.listen "[::ffff:127.0.0.1]:24": ` + outside},
+		{"no CPU", "limits.cpu_quota = '0%'", `x.toml:1: limits.cpu_quota "0%": ` + percentHelp},
+		{"CPU without a sign", "limits.cpu_quota = '25'", `x.toml:1: limits.cpu_quota "25": ` + percentHelp},
+		{"negative CPU", "limits.cpu_quota = '-1%'", `x.toml:1: limits.cpu_quota "-1%": ` + percentHelp},
+		{"absurd CPU", "limits.cpu_quota = '1000001%'", `x.toml:1: limits.cpu_quota is 1000001%: use 1% to 1000000% of one core`},
+		{"size of another unit", "limits.memory_max = '256MB'", `x.toml:1: limits.memory_max "256MB": ` + sizeHelp},
+		{"size without a number", "limits.memory_max = 'M'", `x.toml:1: limits.memory_max "M": ` + sizeHelp},
+		{"size zero", "limits.memory_max = '0'", `x.toml:1: limits.memory_max "0": ` + sizeHelp},
+		{"size that overflows", "limits.memory_max = '8388608T'", `x.toml:1: limits.memory_max "8388608T": ` + sizeHelp},
+		{"little memory", "limits.memory_max = '31M'", `x.toml:1: limits.memory_max is 31M: use 32M or more, sshd and a shell have to fit`},
+		{"little memory_high", "limits.memory_high = '128'", `x.toml:1: limits.memory_high is 128: use 32M or more, sshd and a shell have to fit`},
+		{"memory_high above memory_max", "[limits]\nmemory_high = '1G'\nmemory_max = '256M'", `x.toml:2: limits.memory_high is 1G, more than limits.memory_max, 256M: use at most as much`},
+		{"home as large as memory", "[limits]\nhome_size = '256M'\nmemory_max = '256M'", `x.toml:2: limits.home_size is 256M, not less than limits.memory_max, 256M: use less: the home is memory, and a full home must be ENOSPC, not the OOM killer`},
+		{"little home", "limits.home_size = '16'", `x.toml:1: limits.home_size is 16: use 1M or more, the template is copied into it`},
+		{"few tasks", "limits.tasks_max = 7", `x.toml:1: limits.tasks_max is 7: use 8 or more, sshd itself needs some`},
+		{"negative tasks", "limits.tasks_max = -1", `x.toml:1: limits.tasks_max is -1: use 8 or more, sshd itself needs some`},
+		{"no time", "limits.lifetime = '0s'", `x.toml:1: limits.lifetime "0s": ` + durationHelp},
+		{"empty time", "limits.start_timeout = ''", `x.toml:1: limits.start_timeout "": ` + durationHelp},
+		{"negative time", "limits.start_timeout = '-5s'", `x.toml:1: limits.start_timeout "-5s": ` + durationHelp},
+		{"time in days", "limits.lifetime = '1d'", `x.toml:1: limits.lifetime "1d": ` + durationHelp},
+		{"part of a second", "limits.lifetime = '1500ms'", `x.toml:1: limits.lifetime "1500ms": ` + durationHelp},
+
+		{"many at once", "uid = 1\nconcurrency = 0\n[ssh]\nlisten = 24\n[limits]\ntasks_max = 1\nmemory_max = 'lots'\n", strings.Join([]string{
+			`x.toml:1: unknown key "uid": did you mean "user.uid"?`,
+			`x.toml:2: concurrency is 0: use 1 to 1000`,
+			`x.toml:4: ssh.listen is an integer: use text in quotes, such as "127.0.0.1:24"`,
+			`x.toml:6: limits.tasks_max is 1: use 8 or more, sshd itself needs some`,
+			`x.toml:7: limits.memory_max "lots": ` + sizeHelp,
+		}, "\n")},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			got, err := Parse("x.toml", []byte(test.in))
+			if err == nil {
+				t.Fatalf("got %+v, want error %q", got, test.want)
+			}
+			if err.Error() != test.want {
+				t.Errorf("got  %s\nwant %s", err, test.want)
+			}
+		})
+	}
+}
+
+func TestLoad(t *testing.T) {
+	dir := t.TempDir()
+	t.Chdir(dir)
+	write := func(name, text string) {
+		t.Helper()
+		if err := os.WriteFile(name, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+
+	if got, err := Load(""); err != nil || !reflect.DeepEqual(got, Default()) {
+		t.Errorf("no file: got %+v, %v, want the defaults", got, err)
+	}
+	_, err := Load("php.toml")
+	want := "open php.toml: no such file or directory: name a spec that exists, or none for ephemeral-builder.toml or the defaults"
+	if err == nil || err.Error() != want || !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("named file: got %v, want %s", err, want)
+	}
+
+	write(File, `name = "here"`)
+	if got, err := Load(""); err != nil || got.Name != "here" {
+		t.Errorf("file in the directory: got name %q, %v, want %q", got.Name, err, "here")
+	}
+	write("php.toml", `name = "php"`)
+	if got, err := Load(filepath.Join(dir, "php.toml")); err != nil || got.Name != "php" {
+		t.Errorf("named file: got name %q, %v, want %q", got.Name, err, "php")
+	}
+	write(File, `nam = "here"`)
+	want = `ephemeral-builder.toml:1: unknown key "nam": did you mean "name"?`
+	if _, err := Load(""); err == nil || err.Error() != want {
+		t.Errorf("got %v, want %s", err, want)
+	}
+	if _, err := Load(dir); err == nil {
+		t.Error("a directory was loaded")
+	}
+}
+
+func TestJSON(t *testing.T) {
+	s := Default()
+	s.Packages = []string{"openssh-server"}
+	s.Limits = Limits{CPUQuota: 25, MemoryMax: 256 << 20, TasksMax: 64, StartTimeout: s.Limits.StartTimeout, Lifetime: s.Limits.Lifetime}
+	want := `{"name":"ephemeral-builder","suite":"stable","mirror":"","packages":["openssh-server"],"concurrency":4,` +
+		`"user":{"uid":9000,"gid":9000},"ssh":{"listen":"127.0.0.1:24"},` +
+		`"limits":{"cpu_quota":"25%","memory_high":"","memory_max":"256M","tasks_max":64,"home_size":"","start_timeout":"30s","lifetime":"2h"}}`
+	got, err := json.Marshal(s)
+	if err != nil || string(got) != want {
+		t.Fatalf("got  %s, %v\nwant %s", got, err, want)
+	}
+	var back Spec
+	if err := json.Unmarshal(got, &back); err != nil || !reflect.DeepEqual(back, s) {
+		t.Errorf("got %+v, %v, want %+v", back, err, s)
+	}
+}
+
+// A field that settings forgets would come back as an unknown key.
+func TestTOML(t *testing.T) { roundTrip(t, Default()) }
+
+func roundTrip(t *testing.T, s Spec) {
+	t.Helper()
+	text, err := toml.Marshal(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := Parse("again.toml", text); err != nil || !reflect.DeepEqual(got, s) {
+		t.Errorf("got %+v, %v, want %+v", got, err, s)
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	for _, seed := range []string{
+		"",
+		"name = 'php'\nsuite = 'bookworm'\nmirror = 'file:///srv'\nconcurrency = 2\npackages = ['openssh-server', 'git']",
+		"[user]\nuid = 9000\ngid = 9000\n[ssh]\nlisten = '[::1]:24'",
+		"[limits]\ncpu_quota = '25%'\nmemory_high = '128M'\nmemory_max = '256M'\ntasks_max = 64\nhome_size = '64M'\nstart_timeout = '1m'\nlifetime = '2h'",
+		"user = {uid = 0, \"x\".y = [[1], {a = 2}]}\n[[limit]]\na.b.c = 1\n[[limit]]",
+		"packages = [\n1, [], {}, 'a',\n]\nname = php",
+	} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		s, err := Parse("fuzz.toml", data)
+		if err == nil {
+			if err := s.Validate(); err != nil {
+				t.Error(err)
+			}
+			roundTrip(t, s)
+			return
+		}
+		errs := []error{err}
+		if joined, ok := err.(interface{ Unwrap() []error }); ok {
+			errs = joined.Unwrap()
+		}
+		for _, err := range errs {
+			var p problem
+			if !errors.As(err, &p) || p.line < 1 || p.line > strings.Count(string(data), "\n")+1 {
+				t.Errorf("no line of the file in %v", err)
+			}
+		}
+	})
+}

@@ -1,0 +1,87 @@
+// Package spec is the declarative description of one builder: what its image holds,
+// who runs in it, where it listens and what one job may use. [Load] reads it from a
+// TOML file, ephemeral-builder.toml; without a file, [Default] is a working builder.
+//
+// A [Spec] is read once and passed down. Its JSON form, with the same keys as the
+// file, is part of an image's manifest.
+package spec
+
+import "net/netip"
+
+// Spec describes one builder. The keys of the file are those in the toml tags; a key
+// that the file leaves out keeps the value it has in [Default].
+type Spec struct {
+	// Name is the stem of image, unit and machine names: lower-case letters, digits
+	// and single hyphens, a letter first and no hyphen last. At most 58 bytes, because
+	// a container is called NAME-PORT and a host name ends at 64. The first word must
+	// not be system, user, machine or init, which systemd uses for slices and scopes
+	// of its own: NAME.slice would nest in them (systemd.slice(5)).
+	Name string `toml:"name" json:"name"`
+
+	// Suite is the Debian suite or codename that the image is made from, such as
+	// stable or bookworm.
+	Suite string `toml:"suite" json:"suite"`
+
+	// Mirror is the http, https or file URL that packages come from. Empty means the
+	// host's own apt configuration, or else debootstrap's default. It is published
+	// with the image, so that it can't carry a user name or a password.
+	Mirror string `toml:"mirror" json:"mirror"`
+
+	// Packages are the Debian packages in the image beyond the base system, by name
+	// only (Debian Policy 5.6.1), each once. A list in the file replaces the default
+	// one. openssh-server must be among them.
+	Packages []string `toml:"packages" json:"packages"`
+
+	// Concurrency is how many containers may run at once, 1 to 1000.
+	Concurrency int `toml:"concurrency" json:"concurrency"`
+
+	User   User   `toml:"user" json:"user"`
+	SSH    SSH    `toml:"ssh" json:"ssh"`
+	Limits Limits `toml:"limits" json:"limits"`
+}
+
+// User is the builder, the unprivileged user that jobs run as, by its numbers inside
+// the container. Both are 1000 to 59999, Debian's range for ordinary users (Debian
+// Policy 9.2.2).
+type User struct {
+	UID int `toml:"uid" json:"uid"`
+	GID int `toml:"gid" json:"gid"`
+}
+
+// SSH is how jobs get in.
+type SSH struct {
+	// Listen is where the host accepts connections: a loopback IP address and a port,
+	// such as 127.0.0.1:24 or [::1]:24.
+	Listen netip.AddrPort `toml:"listen" json:"listen"`
+}
+
+// Limits are what one container may use. Zero (in the file: an empty string, a 0, or
+// no such key) means a fair share of the host, computed when the image is installed.
+type Limits struct {
+	// CPUQuota is CPU time in per cent of one core, 1% to 1000000%: CPUQuota= in
+	// systemd.resource-control(5).
+	CPUQuota Percent `toml:"cpu_quota" json:"cpu_quota"`
+
+	// MemoryHigh is where the kernel begins to slow the container down and to reclaim
+	// its memory: MemoryHigh= in systemd.resource-control(5). At least 32M and at most
+	// MemoryMax.
+	MemoryHigh Size `toml:"memory_high" json:"memory_high"`
+
+	// MemoryMax is where the OOM killer comes: MemoryMax= in
+	// systemd.resource-control(5). At least 32M.
+	MemoryMax Size `toml:"memory_max" json:"memory_max"`
+
+	// TasksMax is how many processes and threads there may be, at least 8, as sshd and
+	// the job's shell count too: TasksMax= in systemd.resource-control(5).
+	TasksMax int `toml:"tasks_max" json:"tasks_max"`
+
+	// HomeSize is the size of the home, a tmpfs: at least 1M, and less than MemoryMax,
+	// as what it holds counts as the container's memory.
+	HomeSize Size `toml:"home_size" json:"home_size"`
+
+	// StartTimeout is how long a container may take until it is up. Never zero.
+	StartTimeout Duration `toml:"start_timeout" json:"start_timeout"`
+
+	// Lifetime is how long a job may take before its container is ended. Never zero.
+	Lifetime Duration `toml:"lifetime" json:"lifetime"`
+}

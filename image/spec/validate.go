@@ -1,0 +1,123 @@
+package spec
+
+import (
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+var (
+	nameForm    = regexp.MustCompile(`^[a-z][a-z0-9]*(-[a-z0-9]+)*$`)
+	suiteForm   = regexp.MustCompile(`^[a-z][a-z0-9.-]*$`)
+	packageForm = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]+$`) // Debian Policy 5.6.1
+	// It ends up in a sources.list line and in arguments, where blanks, commas, brackets
+	// and quotes mean something. No "@": a password would be published with the image.
+	mirrorForm = regexp.MustCompile(`^(https?://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]+)?(/[A-Za-z0-9._~%+/-]*)?|file:(//)?/[A-Za-z0-9._~%+/-]+)$`)
+)
+
+const (
+	nameMax   = 64 - len("-65535") // a container's host name is NAME-PORT: HOST_NAME_MAX in limits.h
+	memoryMin = 32 << 20
+	homeMin   = 1 << 20
+	tasksMin  = 8
+
+	// Debian Policy 9.2.2: dynamically allocated user accounts.
+	idMin, idMax = 1000, 59999
+
+	listenForm    = "not an IP address with a port from 1 to 65535: use 127.0.0.1:24 or [::1]:24"
+	needsOpenSSH  = "every container runs sshd: add openssh-server"
+	opensshServer = "openssh-server"
+)
+
+// Validate tells whether s describes a builder that can work: its error joins one
+// error for each problem. What [Load] and [Parse] return is valid.
+func (s Spec) Validate() error { return join(s.problems()) }
+
+func (s Spec) problems() []problem {
+	var found []problem
+	report := func(key, format string, args ...any) {
+		found = append(found, problem{key: key, text: fmt.Sprintf(format, args...)})
+	}
+
+	first, _, _ := strings.Cut(s.Name, "-")
+	switch {
+	case !nameForm.MatchString(s.Name):
+		report("name", "name %q: use lower-case letters, digits and single hyphens, a letter first and no hyphen last", s.Name)
+	case len(s.Name) > nameMax:
+		report("name", "name has %d bytes: use at most %d, as NAME-PORT is a host name, which ends at 64", len(s.Name), nameMax)
+	case slices.Contains([]string{"system", "user", "machine", "init"}, first):
+		report("name", "name %q: systemd has units of its own called %q, which the builder's slice would nest in: use another first word", s.Name, first)
+	}
+	if !suiteForm.MatchString(s.Suite) {
+		report("suite", "suite %q: use a Debian suite or codename, such as stable or bookworm", s.Suite)
+	}
+	if s.Mirror != "" && !mirrorForm.MatchString(s.Mirror) {
+		// The value stays out of the message: it may hold a password.
+		report("mirror", "mirror is no plain URL: use http://HOST/PATH, https://HOST/PATH or file:///PATH, without blanks, commas, user name or password")
+	}
+
+	seen := map[string]bool{}
+	for i, name := range s.Packages {
+		key := fmt.Sprintf("packages[%d]", i)
+		switch {
+		case !packageForm.MatchString(name):
+			report(key, "packages: %q is no Debian package name: use a to z, 0 to 9, +, - and . only, two at least, a letter or digit first", name)
+		case seen[name]:
+			report(key, "packages: %q is listed twice: remove one", name)
+		}
+		seen[name] = true
+	}
+	if len(s.Packages) == 0 {
+		report("packages", "packages is empty: %s", needsOpenSSH)
+	} else if !seen[opensshServer] {
+		report("packages", "packages: %s", needsOpenSSH)
+	}
+	if s.Concurrency < 1 || s.Concurrency > 1000 {
+		report("concurrency", "concurrency is %d: use 1 to 1000", s.Concurrency)
+	}
+
+	for key, id := range map[string]int{"user.uid": s.User.UID, "user.gid": s.User.GID} {
+		if id < idMin || id > idMax {
+			report(key, "%s is %d: use %d to %d, the range Debian keeps for ordinary users", key, id, idMin, idMax)
+		}
+	}
+
+	listen := s.SSH.Listen
+	switch addr := listen.Addr(); {
+	case !addr.IsValid() || listen.Port() == 0:
+		report("ssh.listen", "ssh.listen %q: %s", listen, listenForm)
+	case !addr.IsLoopback() || addr.Is4In6() || addr.Zone() != "":
+		report("ssh.listen", "ssh.listen %q: jobs' sshd must not be reachable from outside: use 127.0.0.1 or [::1]", listen)
+	}
+
+	l := s.Limits
+	if l.CPUQuota < 0 || l.CPUQuota > 1_000_000 {
+		report("limits.cpu_quota", "limits.cpu_quota is %s: use 1%% to 1000000%% of one core", l.CPUQuota)
+	}
+	if l.MemoryHigh != 0 && l.MemoryHigh < memoryMin {
+		report("limits.memory_high", "limits.memory_high is %s: use 32M or more, sshd and a shell have to fit", l.MemoryHigh)
+	}
+	if l.MemoryMax != 0 && l.MemoryMax < memoryMin {
+		report("limits.memory_max", "limits.memory_max is %s: use 32M or more, sshd and a shell have to fit", l.MemoryMax)
+	}
+	if l.MemoryMax != 0 && l.MemoryHigh > l.MemoryMax {
+		report("limits.memory_high", "limits.memory_high is %s, more than limits.memory_max, %s: use at most as much", l.MemoryHigh, l.MemoryMax)
+	}
+	if l.TasksMax != 0 && l.TasksMax < tasksMin {
+		report("limits.tasks_max", "limits.tasks_max is %d: use %d or more, sshd itself needs some", l.TasksMax, tasksMin)
+	}
+	if l.HomeSize != 0 && l.HomeSize < homeMin {
+		report("limits.home_size", "limits.home_size is %s: use 1M or more, the template is copied into it", l.HomeSize)
+	}
+	if l.MemoryMax != 0 && l.HomeSize >= l.MemoryMax {
+		report("limits.home_size", "limits.home_size is %s, not less than limits.memory_max, %s: use less: the home is memory, and a full home must be ENOSPC, not the OOM killer", l.HomeSize, l.MemoryMax)
+	}
+	if !l.StartTimeout.valid() {
+		report("limits.start_timeout", "limits.start_timeout is %s: use whole seconds above zero", l.StartTimeout)
+	}
+	if !l.Lifetime.valid() {
+		report("limits.lifetime", "limits.lifetime is %s: use whole seconds above zero", l.Lifetime)
+	}
+	return found
+}

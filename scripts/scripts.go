@@ -1,0 +1,9 @@
+// Package scripts holds the shell that runs as it stands, on the host or in a container.
+package scripts
+
+import "embed"
+
+// FS holds every script of this folder under its own name.
+//
+//go:embed *
+var FS embed.FS

@@ -1,0 +1,73 @@
+package units
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"runtime"
+	"strings"
+
+	"ephemeral-builder/image/spec"
+)
+
+// Host is what the machine has to share out among containers.
+type Host struct {
+	Memory spec.Size // physical memory
+	CPUs   int
+}
+
+// ThisHost measures the machine it runs on.
+func ThisHost() (Host, error) {
+	f, err := os.Open("/proc/meminfo")
+	if err != nil {
+		return Host{}, err
+	}
+	defer f.Close()
+	lines := bufio.NewScanner(f)
+	for lines.Scan() {
+		var kib uint64
+		if rest, ok := strings.CutPrefix(lines.Text(), "MemTotal:"); ok {
+			if _, err := fmt.Sscan(rest, &kib); err != nil {
+				return Host{}, fmt.Errorf("reading MemTotal of /proc/meminfo: %w", err)
+			}
+			return Host{Memory: spec.Size(kib << 10), CPUs: runtime.NumCPU()}, nil
+		}
+	}
+	return Host{}, fmt.Errorf("no MemTotal in /proc/meminfo: %w", lines.Err())
+}
+
+const (
+	mib = 1 << 20
+	// minMemory is what sshd and a shell need beside the home.
+	minMemory = 32 * mib
+	// maxTasks bounds the share of a large host, as a fork bomb costs the kernel too.
+	maxTasks = 4096
+	minTasks = 64
+)
+
+// Limits fills what the spec leaves open with this host's fair shares: of the cores, one
+// part for each of the spec's concurrent containers; of four fifths of the memory,
+// likewise, half of it for the home; one task for each MiB, between 64 and 4096.
+func (h Host) Limits(s spec.Spec) (spec.Limits, error) {
+	l := s.Limits
+	if l.CPUQuota == 0 {
+		l.CPUQuota = spec.Percent(max(1, 100*h.CPUs/s.Concurrency))
+	}
+	if l.MemoryMax == 0 {
+		share := uint64(h.Memory) / 5 * 4 / uint64(s.Concurrency)
+		l.MemoryMax = max(spec.Size(share/mib*mib), l.MemoryHigh)
+	}
+	if l.MemoryMax < minMemory {
+		return l, fmt.Errorf("%s of memory shared by %d containers is %s for each, too little for sshd: lower concurrency in the spec", h.Memory, s.Concurrency, l.MemoryMax)
+	}
+	if l.HomeSize == 0 {
+		l.HomeSize = spec.Size(uint64(l.MemoryMax) / 2)
+	}
+	if l.HomeSize >= l.MemoryMax {
+		return l, fmt.Errorf("limits.home_size is %s, but this host's share of memory is %s for each container: lower home_size or set limits.memory_max", l.HomeSize, l.MemoryMax)
+	}
+	if l.TasksMax == 0 {
+		l.TasksMax = int(min(max(uint64(l.MemoryMax)/mib, minTasks), maxTasks))
+	}
+	return l, nil
+}

@@ -1,0 +1,356 @@
+package units
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"github.com/google/renameio/v2"
+	"golang.org/x/sys/unix"
+
+	"ephemeral-builder/image"
+	"ephemeral-builder/image/archive"
+	"ephemeral-builder/image/atomicfile"
+	"ephemeral-builder/image/dirlock"
+	"ephemeral-builder/image/prereq"
+	"ephemeral-builder/image/progress"
+	"ephemeral-builder/image/spec"
+	"ephemeral-builder/image/sums"
+)
+
+var needs = []prereq.Need{
+	{Program: "systemd-nspawn", Package: "systemd-container"},
+	{Program: "systemd-analyze", Package: "systemd"},
+	{Program: "dbus-daemon", Package: "dbus"},
+}
+
+// Options says what to install.
+type Options struct {
+	Spec    spec.Spec
+	From    string // folder with the image and its SHA256SUMS
+	Version string // of the image; the newest if empty
+}
+
+// Installed is the outcome of [Install].
+type Installed struct {
+	Version string
+	Limits  spec.Limits // of each container
+	Keys    Keys
+	Changes []string // what was done, a line each; none if all was there already
+}
+
+// Install puts an image and its units on this host and starts the socket. All that can
+// be checked is checked first; after that a failure brings back the units and the image
+// that served before. Running containers keep the tree they started on.
+func Install(ctx context.Context, rep *progress.Reporter, o Options) (Installed, error) {
+	if os.Geteuid() != 0 {
+		return Installed{}, errors.New("installing needs root: run it with sudo")
+	}
+	host, err := ThisHost()
+	if err != nil {
+		return Installed{}, err
+	}
+	limits, err := host.Limits(o.Spec)
+	if err != nil {
+		return Installed{}, err
+	}
+	units, err := Render(o.Spec, limits)
+	if err != nil {
+		return Installed{}, err
+	}
+	arch, err := image.HostArch()
+	if err != nil {
+		return Installed{}, err
+	}
+	img, err := image.Find(o.From, o.Spec.Name, o.Version, arch.Systemd)
+	if err != nil {
+		return Installed{}, err
+	}
+
+	manager, err := connect(ctx)
+	if err != nil {
+		return Installed{}, err
+	}
+	defer manager.close()
+	if err := prereq.Ensure(ctx, rep, needs...); err != nil {
+		return Installed{}, err
+	}
+	if err := Verify(ctx, units); err != nil {
+		return Installed{}, err
+	}
+	if err := os.MkdirAll(ContainerDir, 0o755); err != nil {
+		return Installed{}, err
+	}
+	unlock, err := dirlock.Lock(ctx, ContainerDir)
+	if err != nil {
+		return Installed{}, err
+	}
+	defer unlock()
+	if err := checkPort(ctx, manager, o.Spec); err != nil {
+		return Installed{}, err
+	}
+
+	in := installation{rep: rep, manager: manager, Installed: Installed{Limits: limits}}
+	manifest, err := in.tree(ctx, img)
+	if err != nil {
+		return Installed{}, err
+	}
+	in.Version = manifest.Version
+	var wrote []string
+	if in.Keys, wrote, err = ensureKeys(o.Spec); err != nil {
+		return Installed{}, err
+	}
+	for _, path := range wrote {
+		in.changed("wrote %s", path)
+	}
+	if err := in.activate(ctx, o.Spec, manifest, units); err != nil {
+		return Installed{}, err
+	}
+	return in.Installed, nil
+}
+
+// installation collects what one call of [Install] does.
+type installation struct {
+	rep     *progress.Reporter
+	manager systemd
+	Installed
+}
+
+func (in *installation) changed(format string, args ...any) {
+	in.Changes = append(in.Changes, fmt.Sprintf(format, args...))
+}
+
+// checkPort fails if somebody else listens where the socket will.
+func checkPort(ctx context.Context, manager systemd, s spec.Spec) error {
+	text, err := os.ReadFile(filepath.Join(UnitDir, s.Name+".socket"))
+	if err == nil && bytes.Contains(text, []byte("\nListenStream="+s.SSH.Listen.String()+"\n")) {
+		if active, err := manager.active(ctx, s.Name+".socket"); active || err != nil {
+			return err // it is ours
+		}
+	}
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", s.SSH.Listen.String())
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return fmt.Errorf("%s is taken by another program: set ssh.listen in the spec to a free port, or stop what this shows: ss -ltnp 'sport = %d'", s.SSH.Listen, s.SSH.Listen.Port())
+	}
+	if err != nil {
+		return fmt.Errorf("can't listen on %s: set ssh.listen in the spec: %w", s.SSH.Listen, err)
+	}
+	return listener.Close()
+}
+
+// tree extracts the image to NAME_VERSION, if it is not there already, with its manifest
+// beside it.
+func (in *installation) tree(ctx context.Context, img image.Image) (image.Manifest, error) {
+	from := filepath.Dir(img.Tarball)
+	if err := sums.Verify(ctx, from, filepath.Base(img.Manifest)); err != nil {
+		return image.Manifest{}, err
+	}
+	manifest, err := image.ReadManifest(img.Manifest)
+	if err != nil {
+		return manifest, err
+	}
+	if filepath.Base(img.Tarball) != manifest.Stem()+".tar.zst" {
+		return manifest, fmt.Errorf("%s describes %s: it was renamed, build the image again", img.Manifest, manifest.Stem())
+	}
+	target := filepath.Join(ContainerDir, manifest.Name+"_"+manifest.Version)
+	if _, err := os.Lstat(target); err == nil {
+		installed, err := image.ReadManifest(target + ".manifest.json")
+		if err != nil {
+			return manifest, err
+		}
+		if installed.Tar != manifest.Tar {
+			return manifest, fmt.Errorf("version %s of %s is installed with other contents: build it with another -version", manifest.Version, manifest.Name)
+		}
+		return manifest, nil
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return manifest, err
+	}
+
+	stage := in.rep.Stage("verify")
+	defer stage.Fail() // of no effect after Done
+	stage.Detail("%s", filepath.Base(img.Tarball))
+	if err := sums.Verify(ctx, from, filepath.Base(img.Tarball)); err != nil {
+		return manifest, err
+	}
+	stage.Done("%s", filepath.Base(img.Tarball))
+
+	var disk syscall.Statfs_t
+	if err := syscall.Statfs(ContainerDir, &disk); err != nil {
+		return manifest, err
+	}
+	if free := int64(disk.Bavail) * disk.Bsize; free < manifest.Tar.Size+manifest.Tar.Size/10 {
+		return manifest, fmt.Errorf("%s has %d MiB free, the image needs %d MiB: free some space", ContainerDir, free/mib, (manifest.Tar.Size+manifest.Tar.Size/10)/mib)
+	}
+	// A leading dot, as importd does it for what is not finished.
+	partial := filepath.Join(ContainerDir, "."+filepath.Base(target)+".partial")
+	if err := os.RemoveAll(partial); err != nil { // of an install that was killed
+		return manifest, err
+	}
+	defer os.RemoveAll(partial)
+
+	stage = in.rep.Stage("extract")
+	defer stage.Fail()
+	stage.Total(manifest.Tar.Size)
+	tarball, err := os.Open(img.Tarball)
+	if err != nil {
+		return manifest, err
+	}
+	defer tarball.Close()
+	if err := os.Mkdir(partial, 0o755); err != nil {
+		return manifest, err
+	}
+	root, err := os.Open(partial)
+	if err != nil {
+		return manifest, err
+	}
+	defer root.Close()
+	summary, err := archive.Unpack(ctx, tarball, partial, archive.UnpackOptions{Progress: stage.Set})
+	if err != nil {
+		return manifest, fmt.Errorf("extracting %s: %w", img.Tarball, err)
+	}
+	if summary.TarSHA256 != manifest.Tar.SHA256 {
+		return manifest, fmt.Errorf("%s does not have the contents its manifest names: build the image again", img.Tarball)
+	}
+	text, err := os.ReadFile(img.Manifest)
+	if err != nil {
+		return manifest, err
+	}
+	if err := atomicfile.Write(target+".manifest.json", text, 0o644); err != nil {
+		return manifest, err
+	}
+	// The name must not be on the disk before the contents, if the power fails.
+	if err := unix.Syncfs(int(root.Fd())); err != nil {
+		return manifest, fmt.Errorf("writing %s to the disk: %w", target, err)
+	}
+	if err := os.Rename(partial, target); err != nil {
+		return manifest, err
+	}
+	stage.Done("%s", target)
+	in.changed("extracted %s", target)
+	return manifest, nil
+}
+
+// activate switches to the image and the units, and back to what was before if the
+// socket does not start.
+func (in *installation) activate(ctx context.Context, s spec.Spec, manifest image.Manifest, units []File) (err error) {
+	socket := s.Name + ".socket"
+	link := filepath.Join(ContainerDir, s.Name)
+	var undo []func() error
+	defer func() {
+		if err == nil {
+			return
+		}
+		// Also after Ctrl-C: the host must serve as before.
+		ctx := context.WithoutCancel(ctx)
+		for i := len(undo) - 1; i >= 0; i-- {
+			err = errors.Join(err, undo[i]())
+		}
+		if len(undo) > 0 {
+			err = errors.Join(err, in.manager.conn.ReloadContext(ctx))
+			if _, statErr := os.Stat(filepath.Join(UnitDir, socket)); statErr == nil {
+				err = errors.Join(err, in.manager.restart(ctx, socket))
+			}
+		}
+	}()
+
+	reload, restart := false, false
+	for _, unit := range units {
+		path := filepath.Join(UnitDir, unit.Name)
+		restore, err := restorer(path)
+		if err != nil {
+			return err
+		}
+		changed, err := writeIfChanged(path, unit.Text, 0o644)
+		if err != nil {
+			return err
+		}
+		if !changed {
+			continue
+		}
+		undo = append(undo, restore)
+		in.changed("wrote %s", path)
+		reload = true
+		restart = restart || unit.Name == socket
+	}
+	target := manifest.Name + "_" + manifest.Version
+	if now, _ := os.Readlink(link); now != target {
+		restore, err := restorer(link)
+		if err != nil {
+			return err
+		}
+		if err := renameio.Symlink(target, link); err != nil {
+			return err
+		}
+		undo = append(undo, restore)
+		in.changed("switched %s to %s", link, target)
+	}
+	if reload {
+		if err := in.manager.conn.ReloadContext(ctx); err != nil {
+			return fmt.Errorf("systemd does not reload its units: %w", err)
+		}
+	}
+	_, enabled, err := in.manager.conn.EnableUnitFilesContext(ctx, []string{socket}, false, false)
+	if err != nil {
+		return fmt.Errorf("systemd does not enable %s: %w", socket, err)
+	}
+	if len(enabled) > 0 {
+		undo = append(undo, func() error {
+			_, err := in.manager.conn.DisableUnitFilesContext(context.WithoutCancel(ctx), []string{socket}, false)
+			return err
+		})
+		in.changed("enabled %s", socket)
+	}
+	active, err := in.manager.active(ctx, socket)
+	if err != nil {
+		return err
+	}
+	switch {
+	case active && restart:
+		in.changed("restarted %s", socket)
+		return in.manager.restart(ctx, socket)
+	case !active:
+		in.changed("started %s", socket)
+		return in.manager.start(ctx, socket)
+	}
+	return nil
+}
+
+// restorer remembers what is at path, a file, a symlink or nothing, and returns the
+// function that brings it back.
+func restorer(path string) (func() error, error) {
+	info, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return func() error { return os.Remove(path) }, nil
+	} else if err != nil {
+		return nil, err
+	}
+	if info.Mode()&fs.ModeSymlink != 0 {
+		target, err := os.Readlink(path)
+		if err != nil {
+			return nil, err
+		}
+		return func() error { return renameio.Symlink(target, path) }, nil
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	return func() error { return atomicfile.Write(path, text, info.Mode().Perm()) }, nil
+}
+
+// writeIfChanged replaces a file atomically, unless it has this text already.
+func writeIfChanged(path string, text []byte, mode fs.FileMode) (changed bool, err error) {
+	now, err := os.ReadFile(path)
+	if err == nil && bytes.Equal(now, text) {
+		return false, nil
+	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return false, err
+	}
+	return true, atomicfile.Write(path, text, mode)
+}

@@ -1,0 +1,100 @@
+package units
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"text/template"
+
+	"ephemeral-builder/image/spec"
+)
+
+// next is what an administrator does after an install, ready to paste.
+var next = template.Must(template.New("next").Parse(`Connect:
+
+  ssh -i {{.Keys.Runner}} -o UserKnownHostsFile={{.Keys.KnownHosts}} -p {{.Port}} builder@{{.Host}}
+
+known_hosts (in {{.Keys.KnownHosts}}):
+
+  {{.KnownHost}}
+
+GitLab Runner, in /etc/gitlab-runner/config.toml:
+
+  concurrent = {{.Concurrency}}
+
+  [[runners]]
+    name = "{{.Name}}"
+    url = "https://gitlab.example.com/"
+    token = "glrt-..."
+    executor = "ssh"
+    limit = {{.Concurrency}}
+    builds_dir = "/home/builder/builds"
+    cache_dir = "/home/builder/cache"
+    [runners.ssh]
+      user = "builder"
+      host = "{{.Host}}"
+      port = "{{.Port}}"
+      identity_file = "{{.Keys.Runner}}"
+      known_hosts_file = "{{.Keys.KnownHosts}}"
+      disable_strict_host_key_checking = false
+
+or let the runner write it, with "concurrent" still to set:
+
+  gitlab-runner register --non-interactive \
+    --name {{.Name}} --url https://gitlab.example.com/ --token glrt-... \
+    --executor ssh --limit {{.Concurrency}} \
+    --ssh-host {{.Host}} --ssh-port {{.Port}} --ssh-user builder \
+    --ssh-identity-file {{.Keys.Runner}} \
+    --ssh-known-hosts-file {{.Keys.KnownHosts}} \
+    --builds-dir /home/builder/builds --cache-dir /home/builder/cache
+`))
+
+// Next says what to do after an install: how to connect, and how to tell GitLab Runner.
+func Next(s spec.Spec, keys Keys) (string, error) {
+	line, err := os.ReadFile(keys.KnownHosts)
+	if err != nil {
+		return "", err
+	}
+	var text strings.Builder
+	err = next.Execute(&text, struct {
+		spec.Spec
+		Keys       Keys
+		Host, Port string
+		KnownHost  string
+	}{s, keys, s.SSH.Listen.Addr().String(), fmt.Sprint(s.SSH.Listen.Port()), strings.TrimSpace(string(line))})
+	return text.String(), err
+}
+
+// Text says what was done and what comes next.
+func (in Installed) Text(s spec.Spec) (string, error) {
+	var text strings.Builder
+	for _, change := range in.Changes {
+		fmt.Fprintln(&text, change)
+	}
+	if len(in.Changes) == 0 {
+		fmt.Fprintf(&text, "unchanged: %s version %s was installed already\n", s.Name, in.Version)
+	}
+	fmt.Fprintf(&text, "%s version %s listens on %s for %d containers, each with %s of a core, %s of memory (%s of it for its home) and %d tasks\n\n",
+		s.Name, in.Version, s.SSH.Listen, s.Concurrency, in.Limits.CPUQuota, in.Limits.MemoryMax, in.Limits.HomeSize, in.Limits.TasksMax)
+	after, err := Next(s, in.Keys)
+	text.WriteString(after)
+	return text.String(), err
+}
+
+// Text says what was removed, what was kept, and why.
+func (out Uninstalled) Text() string {
+	var text strings.Builder
+	for _, path := range out.Removed {
+		fmt.Fprintln(&text, "removed", path)
+	}
+	if len(out.Removed) == 0 {
+		fmt.Fprintln(&text, "nothing was installed")
+	}
+	if len(out.Kept) > 0 {
+		fmt.Fprintln(&text, "kept the keys, which runners and known_hosts files elsewhere may refer to; remove them by hand if they don't:")
+		for _, path := range out.Kept {
+			fmt.Fprintln(&text, "  "+path)
+		}
+	}
+	return text.String()
+}

@@ -1,0 +1,96 @@
+package units
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/coreos/go-systemd/v22/dbus"
+	"github.com/coreos/go-systemd/v22/util"
+
+	"ephemeral-builder/image/command"
+)
+
+// systemd is the host's service manager, over D-Bus.
+type systemd struct{ conn *dbus.Conn }
+
+// connect reaches the service manager over the system bus, which nspawn needs as well.
+func connect(ctx context.Context) (systemd, error) {
+	if !util.IsRunningSystemd() {
+		return systemd{}, fmt.Errorf("systemd is not this machine's PID 1: run it on the host itself, or try a lab with: go tool mage lab:up")
+	}
+	conn, err := dbus.NewSystemConnectionContext(ctx)
+	if err != nil {
+		return systemd{}, fmt.Errorf("no connection to systemd: install dbus: %w", err)
+	}
+	return systemd{conn}, nil
+}
+
+func (m systemd) close() { m.conn.Close() }
+
+// active says whether a unit is running or listening.
+func (m systemd) active(ctx context.Context, unit string) (bool, error) {
+	property, err := m.conn.GetUnitPropertyContext(ctx, unit, "ActiveState")
+	if err != nil {
+		return false, fmt.Errorf("asking systemd about %s: %w", unit, err)
+	}
+	state, _ := property.Value.Value().(string)
+	return state == "active", nil
+}
+
+func (m systemd) start(ctx context.Context, unit string) error {
+	return m.job(ctx, "start", unit, m.conn.StartUnitContext)
+}
+
+func (m systemd) restart(ctx context.Context, unit string) error {
+	return m.job(ctx, "restart", unit, m.conn.RestartUnitContext)
+}
+
+func (m systemd) stop(ctx context.Context, unit string) error {
+	return m.job(ctx, "stop", unit, m.conn.StopUnitContext)
+}
+
+// job queues a job and waits for its end.
+func (m systemd) job(ctx context.Context, verb, unit string, queue func(context.Context, string, string, chan<- string) (int, error)) error {
+	done := make(chan string, 1)
+	if _, err := queue(ctx, unit, "replace", done); err != nil {
+		return fmt.Errorf("systemd does not %s %s: %w", verb, unit, err)
+	}
+	select {
+	case result := <-done:
+		if result == "done" {
+			return nil
+		}
+		err := fmt.Errorf("systemd could not %s %s: %s", verb, unit, result)
+		if log := journal(ctx, unit); log != "" {
+			err = fmt.Errorf("%w\n%s", err, log)
+		}
+		return err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// journal is the last that a unit had to say, indented, or nothing.
+func journal(ctx context.Context, unit string) string {
+	out, err := command.Output(ctx, command.Cmd{Args: []string{
+		"journalctl", "--unit", unit, "--lines=5", "--no-pager", "--output=cat",
+	}})
+	if err != nil {
+		return ""
+	}
+	return "    " + strings.ReplaceAll(strings.TrimSpace(string(out)), "\n", "\n    ")
+}
+
+// instances are the names of the loaded instances of a service template: "NAME@*.service".
+func (m systemd) instances(ctx context.Context, pattern string) ([]string, error) {
+	list, err := m.conn.ListUnitsByPatternsContext(ctx, nil, []string{pattern})
+	if err != nil {
+		return nil, fmt.Errorf("asking systemd for %s: %w", pattern, err)
+	}
+	var names []string
+	for _, unit := range list {
+		names = append(names, unit.Name)
+	}
+	return names, nil
+}

@@ -1,0 +1,97 @@
+package units
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"ephemeral-builder/image/dirlock"
+	"ephemeral-builder/image/progress"
+	"ephemeral-builder/image/spec"
+)
+
+// Uninstalled is the outcome of [Uninstall].
+type Uninstalled struct {
+	Removed []string // paths
+	Kept    []string // the keys, as runners and known_hosts files elsewhere refer to them
+}
+
+// Uninstall ends the builder's running containers and takes from this host all that
+// [Install] put there but the keys. What is gone already is no error.
+func Uninstall(ctx context.Context, rep *progress.Reporter, s spec.Spec) (Uninstalled, error) {
+	var out Uninstalled
+	if os.Geteuid() != 0 {
+		return out, errors.New("uninstalling needs root: run it with sudo")
+	}
+	manager, err := connect(ctx)
+	if err != nil {
+		return out, err
+	}
+	defer manager.close()
+	if err := os.MkdirAll(ContainerDir, 0o755); err != nil {
+		return out, err
+	}
+	unlock, err := dirlock.Lock(ctx, ContainerDir)
+	if err != nil {
+		return out, err
+	}
+	defer unlock()
+
+	stage := rep.Stage("stop")
+	defer stage.Fail() // of no effect after Done
+	socket := s.Name + ".socket"
+	unitFile := filepath.Join(UnitDir, socket)
+	if _, err := os.Lstat(unitFile); err == nil {
+		if err := manager.stop(ctx, socket); err != nil {
+			return out, err
+		}
+		if _, err := manager.conn.DisableUnitFilesContext(ctx, []string{socket}, false); err != nil {
+			return out, fmt.Errorf("systemd does not disable %s: %w", socket, err)
+		}
+	}
+	// The slice takes all containers with it; the instances alone would leave it behind.
+	instances, err := manager.instances(ctx, s.Name+"@*.service")
+	if err != nil {
+		return out, err
+	}
+	for _, unit := range append(instances, s.Name+".slice") {
+		stage.Detail("%s", unit)
+		if err := manager.stop(ctx, unit); err != nil && unit != s.Name+".slice" {
+			return out, err
+		}
+	}
+	stage.Done("%d running containers ended", len(instances))
+
+	stage = rep.Stage("remove")
+	defer stage.Fail()
+	paths := []string{unitFile, filepath.Join(UnitDir, s.Name+"@.service"), filepath.Join(UnitDir, s.Name+".slice")}
+	// A NAME has no underscore, so that these are all of this builder and nothing else.
+	for _, pattern := range []string{s.Name, s.Name + "_*", "." + s.Name + "_*.partial"} {
+		found, err := filepath.Glob(filepath.Join(ContainerDir, pattern))
+		if err != nil {
+			return out, err
+		}
+		paths = append(paths, found...)
+	}
+	for _, path := range paths {
+		stage.Detail("%s", path)
+		if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err := os.RemoveAll(path); err != nil {
+			return out, err
+		}
+		out.Removed = append(out.Removed, path)
+	}
+	if err := manager.conn.ReloadContext(ctx); err != nil {
+		return out, fmt.Errorf("systemd does not reload its units: %w", err)
+	}
+	stage.Done("%d paths", len(out.Removed))
+	if keys, err := filepath.Glob(filepath.Join(ConfigDir, s.Name, "*")); err == nil {
+		out.Kept = keys
+	}
+	return out, nil
+}
