@@ -120,7 +120,7 @@ type watch struct {
 
 // begin brings the host to the state that every script starts from.
 func (w *watch) begin(ctx context.Context) error {
-	out, err := w.h.output(ctx, "systemctl reset-failed; ephemeral-builder install -spec=lab.toml 2>&1 >/dev/null; journalctl -q -n 0 --show-cursor")
+	out, err := w.h.output(ctx, "systemctl reset-failed; ephemeral-builder install -spec=lab.toml >/dev/null 2>&1 && journalctl -q -n 0 --show-cursor")
 	w.since = strings.TrimSpace(strings.TrimPrefix(strings.TrimSpace(out), "-- cursor: "))
 	return err
 }

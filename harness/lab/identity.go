@@ -8,14 +8,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"path/filepath"
 	"strconv"
-	"time"
 
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/knownhosts"
+
+	"ephemeral-builder/harness/sshclient"
 )
 
 const (
@@ -127,39 +127,21 @@ func (l *Lab) introduce() error {
 
 // Dial logs in to the lab as root. No other host can answer, as the lab's key is its own.
 // ctx bounds the handshake, not the connection.
-func (l *Lab) Dial(ctx context.Context) (*ssh.Client, error) {
+func (l *Lab) Dial(ctx context.Context) (*sshclient.Conn, error) {
 	private, err := os.ReadFile(l.path(rootKey))
 	if err != nil {
 		return nil, err
 	}
-	signer, err := ssh.ParsePrivateKey(private)
+	public, err := os.ReadFile(l.path(hostKeyPub))
 	if err != nil {
 		return nil, err
 	}
-	known, err := knownhosts.New(l.path(knownHosts))
-	if err != nil {
+	target := sshclient.Target{Addr: l.desc.Sshd.String(), User: "root"}
+	if target.Identity, err = ssh.ParsePrivateKey(private); err != nil {
 		return nil, err
 	}
-	address := l.desc.Sshd.String()
-	conn, err := new(net.Dialer).DialContext(ctx, "tcp", address)
-	if err != nil {
+	if target.HostKey, _, _, _, err = ssh.ParseAuthorizedKey(public); err != nil {
 		return nil, err
 	}
-	// QEMU accepts connections for a guest that does not answer: only a deadline on the
-	// connection itself ends the handshake then.
-	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
-	c, channels, requests, err := ssh.NewClientConn(conn, address, &ssh.ClientConfig{
-		User:              "root",
-		Auth:              []ssh.AuthMethod{ssh.PublicKeys(signer)},
-		HostKeyCallback:   known,
-		HostKeyAlgorithms: []string{ssh.KeyAlgoED25519},
-	})
-	if !stop() {
-		err = errors.Join(err, context.Cause(ctx))
-	}
-	if err != nil {
-		conn.Close()
-		return nil, fmt.Errorf("logging in to the lab as root: %w", err)
-	}
-	return ssh.NewClient(c, channels, requests), nil
+	return sshclient.Dial(ctx, target)
 }

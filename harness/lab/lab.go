@@ -225,6 +225,9 @@ func Open(dir string) (*Lab, error) {
 	if err := json.Unmarshal(data, &l.desc); err != nil {
 		return nil, fmt.Errorf("reading %s: %w", filepath.Join(dir, File), err)
 	}
+	if l.desc.Dir, err = filepath.Abs(dir); err != nil {
+		return nil, err
+	}
 	l.exited = l.desc.Process.watch()
 	l.console.file = l.path(ConsoleLog)
 	if _, err := l.console.lines(); err != nil { // what it says up to now is no news

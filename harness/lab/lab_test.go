@@ -18,7 +18,7 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/crypto/ssh"
+	"ephemeral-builder/harness/sshclient"
 )
 
 var (
@@ -236,7 +236,7 @@ func start(t *testing.T, cfg Config) *Lab {
 	return l
 }
 
-func dial(t *testing.T, l *Lab) *ssh.Client {
+func dial(t *testing.T, l *Lab) *sshclient.Conn {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
@@ -248,20 +248,13 @@ func dial(t *testing.T, l *Lab) *ssh.Client {
 	return client
 }
 
-func run(t *testing.T, client *ssh.Client, command string) string {
+func run(t *testing.T, client *sshclient.Conn, command string) string {
 	t.Helper()
-	session, err := client.NewSession()
-	if err != nil {
-		t.Fatal(err)
+	var stdout, stderr bytes.Buffer
+	if err := client.Run(t.Context(), command, nil, &stdout, &stderr); err != nil {
+		t.Fatalf("%s: %v\n%s%s", command, err, &stdout, &stderr)
 	}
-	defer session.Close()
-	var stderr bytes.Buffer
-	session.Stderr = &stderr
-	out, err := session.Output(command)
-	if err != nil {
-		t.Fatalf("%s: %v\n%s%s", command, err, out, &stderr)
-	}
-	return string(out)
+	return stdout.String()
 }
 
 // nested runs a small tree as the builder's containers run, and prints the owner of its
@@ -275,7 +268,7 @@ systemd-nspawn --quiet --pipe --settings=no --register=no -M nested -D $tree --r
 	/bin/stat -c '%u %g' /
 rm -r $tree`
 
-func testBuilder(t *testing.T, l *Lab, client *ssh.Client) {
+func testBuilder(t *testing.T, l *Lab, client *sshclient.Conn) {
 	connect := func() *net.TCPConn {
 		conn, err := net.Dial("tcp", l.Builder().String())
 		if err != nil {

@@ -360,7 +360,7 @@ func TestStartRefuses(t *testing.T) {
 		cfg  Config
 		want string
 	}{
-		{Config{Kind: "jail"}, `lab kind "jail" is unknown: choose "container" or "vm"`},
+		{Config{Kind: "jail"}, `lab kind "jail" is unknown: choose "vm" or "container"`},
 		{Config{Kind: VM, Dir: occupied}, "a lab runs in " + occupied + ": close it, or choose another directory"},
 		{Config{Kind: VM, Suite: "sid", Dir: t.TempDir(), Tree: "/nonexistent"},
 			"preparing a sid vm lab: open /nonexistent: no such file or directory"},

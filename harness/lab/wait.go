@@ -56,7 +56,7 @@ func (l *Lab) WaitBoot(ctx context.Context, n int) error {
 	}
 	client, err := l.Dial(ctx)
 	if err != nil {
-		return err
+		return fmt.Errorf("logging in as root: %w", err)
 	}
 	return client.Close()
 }

@@ -13,6 +13,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"sync"
@@ -80,7 +81,8 @@ func Output(ctx context.Context, c Cmd) ([]byte, error) {
 func run(ctx context.Context, c Cmd) (err error) {
 	var mu sync.Mutex
 	stdout, stderr := sink{mu: &mu, to: c.Stdout}, sink{mu: &mu, to: c.Stderr}
-	cmd := exec.CommandContext(ctx, c.Args[0], c.Args[1:]...)
+	cmd := exec.CommandContext(ctx, locate(c.Args[0]), c.Args[1:]...)
+	cmd.Args[0] = c.Args[0]
 	cmd.Dir = c.Dir
 	cmd.Env = append(os.Environ(), c.Env...)
 	cmd.Stdin = c.Stdin
@@ -119,6 +121,19 @@ func run(ctx context.Context, c Cmd) (err error) {
 		err = context.Cause(ctx)
 	}
 	return &Error{Args: c.Args, Tail: cmp.Or(stderr.text(), stdout.text()), Err: err}
+}
+
+// locate finds debootstrap and the like where PATH has no sbin, as after Debian's plain su.
+func locate(program string) string {
+	if _, err := exec.LookPath(program); err == nil || strings.Contains(program, "/") {
+		return program
+	}
+	for _, dir := range []string{"/usr/sbin", "/sbin"} {
+		if path, err := exec.LookPath(filepath.Join(dir, program)); err == nil {
+			return path
+		}
+	}
+	return program
 }
 
 // kill signals the process group that pid leads.

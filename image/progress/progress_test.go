@@ -34,7 +34,7 @@ func TestPlain(t *testing.T) {
 			if i == 300 {
 				s.Total(1250)
 			}
-			s.Add(1)
+			s.Set(int64(i + 1))
 		}
 		s.Done("%d packages", 156)
 		s.Fail()
@@ -109,7 +109,7 @@ func TestTerminal(t *testing.T) {
 
 		s.Detail("layer")
 		s.Total(400)
-		s.Add(100)
+		s.Set(100)
 		r.Stage("another stage")
 		time.Sleep(terminalInterval)
 		show("the mirror is slow",
@@ -155,7 +155,7 @@ func TestManyAtOnce(t *testing.T) {
 					s.Total(100)
 					for j := range 100 {
 						s.Detail("step %d", j)
-						s.Add(1)
+						s.Set(int64(j))
 						if j == 50 {
 							r.Note("%s note", name)
 						}
@@ -220,7 +220,7 @@ func TestNil(t *testing.T) {
 	r.Note("silent")
 	s := r.Stage("bootstrap")
 	s.Total(1)
-	s.Add(1)
+	s.Set(1)
 	s.Detail("silent")
 	if n, err := fmt.Fprint(s, "silent\n"); n != 7 || err != nil {
 		t.Errorf("got %d, %v, want 7 bytes written", n, err)

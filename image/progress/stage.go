@@ -65,14 +65,14 @@ func (s *Stage) Total(n int64) {
 	s.total = n
 }
 
-// Add says that n more of the total is done.
-func (s *Stage) Add(n int64) {
+// Set says how much of the total is done so far.
+func (s *Stage) Set(n int64) {
 	if s == nil {
 		return
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.have += n
+	s.have = n
 }
 
 // Done ends the stage with a line like "bootstrap  done in 45s  156 packages", of which

@@ -89,15 +89,3 @@ func TestResolveFromFile(t *testing.T) {
 		t.Errorf("missing suite: got %v", err)
 	}
 }
-
-func TestDetail(t *testing.T) {
-	for line, want := range map[string]string{
-		"I: Unpacking the base system...": "unpacking the base system",
-		"I: Retrieving gcc-14 14.2.0-19":  "retrieving gcc-14 14.2.0-19",
-		"":                                "",
-	} {
-		if got := detail(line); got != want {
-			t.Errorf("%q: got %q, want %q", line, got, want)
-		}
-	}
-}

@@ -123,7 +123,7 @@ func (m maker) bootstrap(ctx context.Context, stage *progress.Stage) error {
 		},
 		Env:      m.env(),
 		Isolated: true,
-		Stdout:   io.MultiWriter(m.log, &lines{each: func(line string) { stage.Detail("%s", detail(line)) }}),
+		Stdout:   io.MultiWriter(m.log, stage),
 		Stderr:   m.log,
 	})
 	if err == nil || ctx.Err() != nil {
@@ -154,15 +154,6 @@ func (m maker) script(ctx context.Context, name string, args ...string) error {
 	})
 }
 
-// detail turns debootstrap's "I: Unpacking the base system..." into "unpacking the base system".
-func detail(line string) string {
-	line = strings.TrimRight(strings.TrimPrefix(line, "I: "), ".")
-	if line == "" {
-		return ""
-	}
-	return strings.ToLower(line[:1]) + line[1:]
-}
-
 // fullDisk explains a failure by the file system below path, if that is full.
 func fullDisk(path string) string {
 	var st syscall.Statfs_t
@@ -175,24 +166,6 @@ func fullDisk(path string) string {
 		return ""
 	}
 	return fmt.Sprintf("the disk below %s is full: free some space, or set XDG_CACHE_HOME to a folder on another disk\n", path)
-}
-
-// lines calls each for every whole line written to it.
-type lines struct {
-	each func(string)
-	rest []byte
-}
-
-func (l *lines) Write(p []byte) (int, error) {
-	l.rest = append(l.rest, p...)
-	for {
-		i := bytes.IndexByte(l.rest, '\n')
-		if i < 0 {
-			return len(p), nil
-		}
-		l.each(string(l.rest[:i]))
-		l.rest = l.rest[i+1:]
-	}
 }
 
 // lastLines returns the last n lines of text, indented.
