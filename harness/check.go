@@ -24,17 +24,20 @@ func Check(ctx context.Context, rep *progress.Reporter) error {
 		return err
 	}
 	var findings []error
-	for _, args := range [][]string{
-		{"gofmt", "-l", "."},
-		{"go", "vet", "./..."},
-		{"go", "vet", "-tags", "mage", "./..."},
-		{"go", "tool", "staticcheck", "./..."},
-		{"go", "tool", "staticcheck", "-tags", "mage", "./..."},
-		append([]string{"shellcheck"}, shell...),
+	for _, check := range []struct {
+		name string
+		args []string
+	}{
+		{"gofmt", []string{"gofmt", "-l", "."}},
+		{"vet", []string{"go", "vet", "./..."}},
+		{"vet -tags mage", []string{"go", "vet", "-tags", "mage", "./..."}},
+		{"staticcheck", []string{"go", "tool", "staticcheck", "./..."}},
+		{"staticcheck -tags mage", []string{"go", "tool", "staticcheck", "-tags", "mage", "./..."}},
+		{"shellcheck", append([]string{"shellcheck"}, shell...)},
 	} {
-		stage := rep.Stage(args[0])
-		out, err := command.Output(ctx, command.Cmd{Args: args})
-		if err == nil && args[0] == "gofmt" && len(out) > 0 {
+		stage := rep.Stage(check.name)
+		out, err := command.Output(ctx, command.Cmd{Args: check.args})
+		if err == nil && check.name == "gofmt" && len(out) > 0 {
 			err = fmt.Errorf("not formatted, run gofmt -w:\n%s", out)
 		}
 		if err != nil {

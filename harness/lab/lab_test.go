@@ -263,7 +263,8 @@ const nested = `set -eu
 tree=/var/lib/container/nested
 mkdir -p $tree/usr $tree/proc $tree/sys $tree/dev $tree/run $tree/tmp
 for file in $(ldd /bin/stat | grep -o '/[^ ]*') /bin/stat /etc/os-release; do cp -L --parents $file $tree; done
-systemd-nspawn --quiet --pipe --settings=no --register=no -M nested -D $tree --read-only --private-network \
+systemd-run --quiet --pipe --wait --property=Delegate=yes \
+	systemd-nspawn --quiet --pipe --settings=no --keep-unit --register=no -M nested -D $tree --read-only --private-network \
 	--private-users=524288:65536 --private-users-ownership=map --link-journal=no --resolv-conf=off --timezone=off \
 	/bin/stat -c '%u %g' /
 rm -r $tree`
