@@ -61,7 +61,7 @@ func (h Host) Limits(s spec.Spec) (spec.Limits, error) {
 		return l, fmt.Errorf("%s of memory shared by %d containers is %s for each, too little for sshd: lower concurrency in the spec", h.Memory, s.Concurrency, l.MemoryMax)
 	}
 	if l.HomeSize == 0 {
-		l.HomeSize = spec.Size(uint64(l.MemoryMax) / 2)
+		l.HomeSize = l.MemoryMax / 2 / mib * mib
 	}
 	if l.HomeSize >= l.MemoryMax {
 		return l, fmt.Errorf("limits.home_size is %s, but this host's share of memory is %s for each container: lower home_size or set limits.memory_max", l.HomeSize, l.MemoryMax)

@@ -290,11 +290,6 @@ func (in *installation) activate(ctx context.Context, s spec.Spec, manifest imag
 		undo = append(undo, restore)
 		in.changed("switched %s to %s", link, target)
 	}
-	if reload {
-		if err := in.manager.conn.ReloadContext(ctx); err != nil {
-			return fmt.Errorf("systemd does not reload its units: %w", err)
-		}
-	}
 	_, enabled, err := in.manager.conn.EnableUnitFilesContext(ctx, []string{socket}, false, false)
 	if err != nil {
 		return fmt.Errorf("systemd does not enable %s: %w", socket, err)
@@ -305,6 +300,12 @@ func (in *installation) activate(ctx context.Context, s spec.Spec, manifest imag
 			return err
 		})
 		in.changed("enabled %s", socket)
+		reload = true
+	}
+	if reload {
+		if err := in.manager.conn.ReloadContext(ctx); err != nil {
+			return fmt.Errorf("systemd does not reload its units: %w", err)
+		}
 	}
 	active, err := in.manager.active(ctx, socket)
 	if err != nil {

@@ -103,7 +103,7 @@ func TestLimits(t *testing.T) {
 	}{
 		{"fair shares", host, spec.Default(), "100% 1638M 819M 1638"},
 		{"small host", Host{Memory: 1 << 30, CPUs: 1}, spec.Default(), "25% 204M 102M 204"},
-		{"large host", Host{Memory: 1 << 40, CPUs: 128}, spec.Default(), "3200% 209715M 107374080K 4096"},
+		{"large host", Host{Memory: 1 << 40, CPUs: 128}, spec.Default(), "3200% 209715M 104857M 4096"},
 		{"what is set stays", host, load(t, "../testdata/specs/tutorial.toml"), "25% 256M 128M 64"},
 		{"memory_high above the share", Host{Memory: 1 << 30, CPUs: 2}, with(func(s *spec.Spec) { s.Limits.MemoryHigh = 512 << 20 }), "50% 512M 256M 512"},
 		{"too many for the host", Host{Memory: 1 << 30, CPUs: 2}, with(func(s *spec.Spec) { s.Concurrency = 100 }),
