@@ -64,11 +64,14 @@ func Up(ctx context.Context, rep *progress.Reporter, w io.Writer, o UpOptions) (
 	}
 	// What leads into the lab leads to this port of its own loopback.
 	o.Spec.SSH = spec.Default().SSH
-	dir := labDir()
-	if _, err := lab.Open(dir); err == nil {
-		return errors.New("a lab is running already: end it with: go tool mage lab:down")
+	if l, err := lab.Open(labDir()); err == nil {
+		select {
+		case <-l.Done(): // by itself, say with the machine: a new one may take its place
+		default:
+			return errors.New("a lab is running already: end it with: go tool mage lab:down")
+		}
 	}
-	h, err := startHost(ctx, rep, lab.Config{Kind: kind, Suite: o.Suite, Cache: filepath.Join(image.CacheDir(), "labs"), Dir: dir, Detach: true}, o.Spec)
+	h, err := startHost(ctx, rep, lab.Config{Kind: kind, Suite: o.Suite, Cache: filepath.Join(image.CacheDir(), "labs"), Dir: labDir(), Detach: true}, o.Spec)
 	if err != nil {
 		return err
 	}
