@@ -4,6 +4,7 @@ package harness
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -61,9 +62,14 @@ func Test(ctx context.Context, rep *progress.Reporter, o TestOptions) error {
 // goTest runs go test with live output and a JUnit file.
 func goTest(ctx context.Context, name string, args ...string) error {
 	junit := filepath.Join(ResultsDir, name+".xml")
-	return command.Run(ctx, command.Cmd{
+	err := command.Run(ctx, command.Cmd{
 		Args:   append([]string{"go", "tool", "gotestsum", "--format=testname", "--junitfile=" + junit, "--"}, args...),
 		Stdout: os.Stdout,
 		Stderr: os.Stderr,
 	})
+	var failed *command.Error
+	if errors.As(err, &failed) {
+		return failed.Err // the rest stands above already
+	}
+	return err
 }

@@ -25,7 +25,7 @@ import (
 const grace = 5 * time.Second
 
 // tailSize is how many bytes of the program's output an [Error] keeps.
-const tailSize = 2 << 10
+const tailSize = 1 << 10
 
 // Cmd describes one run of an external program. Only Args is required.
 type Cmd struct {
@@ -46,9 +46,9 @@ type Cmd struct {
 
 // Error is a program that could not be started, failed, or was ended by its context.
 type Error struct {
-	Args []string
-	Tail string // the last bytes of output, standard error if it printed any
-	Err  error  // *exec.ExitError, *exec.Error, or the context's error
+	Args []string // program and arguments; the program alone if its context ended it
+	Tail string   // the last bytes of output, standard error if it printed any
+	Err  error    // *exec.ExitError, *exec.Error, or the context's error
 }
 
 func (e *Error) Error() string {
@@ -118,7 +118,8 @@ func run(ctx context.Context, c Cmd) (err error) {
 		return nil
 	}
 	if ctx.Err() != nil {
-		err = context.Cause(ctx)
+		// Whoever stopped it knows why: what it was doing explains nothing.
+		return &Error{Args: c.Args[:1], Err: fmt.Errorf("stopped: %w", context.Cause(ctx))}
 	}
 	return &Error{Args: c.Args, Tail: cmp.Or(stderr.text(), stdout.text()), Err: err}
 }

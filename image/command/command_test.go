@@ -164,7 +164,7 @@ func TestCancel(t *testing.T) {
 				t.Errorf("ended after %v of a grace of %v", took, tt.grace)
 			}
 			var failure *Error
-			if !errors.As(err, &failure) || failure.Err != cause {
+			if !errors.As(err, &failure) || !errors.Is(err, cause) {
 				t.Errorf("got %v, want %v", err, cause)
 			}
 			for _, p := range processes {
