@@ -19,7 +19,6 @@ import (
 	"ephemeral-builder/image/atomicfile"
 	"ephemeral-builder/image/command"
 	"ephemeral-builder/image/dirlock"
-	"ephemeral-builder/image/prereq"
 	"ephemeral-builder/image/progress"
 	"ephemeral-builder/image/rootfs"
 	"ephemeral-builder/image/spec"
@@ -49,7 +48,7 @@ func gather(ctx context.Context, rep *progress.Reporter, suite string, s spec.Sp
 	if err != nil {
 		return m, err
 	}
-	if err := prereq.Ensure(ctx, rep, rootfs.Needs...); err != nil {
+	if err := rootfs.Ready(ctx, rep); err != nil {
 		return m, err
 	}
 	if m.hostTree, err = hostTree(ctx, rep, arch, suite, s.Mirror); err != nil {

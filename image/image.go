@@ -22,7 +22,6 @@ import (
 	"ephemeral-builder/image/atomicfile"
 	"ephemeral-builder/image/command"
 	"ephemeral-builder/image/dirlock"
-	"ephemeral-builder/image/prereq"
 	"ephemeral-builder/image/progress"
 	"ephemeral-builder/image/rootfs"
 	"ephemeral-builder/image/spec"
@@ -61,7 +60,7 @@ func Build(ctx context.Context, rep *progress.Reporter, o Options) (Image, error
 	if err != nil {
 		return Image{}, err
 	}
-	if err := prereq.Ensure(ctx, rep, rootfs.Needs...); err != nil {
+	if err := rootfs.Ready(ctx, rep); err != nil {
 		return Image{}, err
 	}
 	stage := rep.Stage("resolve")

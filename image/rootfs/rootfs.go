@@ -26,11 +26,22 @@ import (
 // keyring is what debootstrap checks the archive's signature with.
 const keyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
-// Needs lists the programs that [Make] runs.
-var Needs = []prereq.Need{
-	{Program: "debootstrap", Package: "debootstrap"},
-	{Program: "gpgv", Package: "gpgv"},
-	{Program: "chroot", Package: "coreutils"},
+// Ready makes sure, before any work, that [Make] can do its own: that it runs as root, and
+// has its programs and the archive's keys.
+func Ready(ctx context.Context, rep *progress.Reporter) error {
+	if os.Geteuid() != 0 {
+		return errors.New("building an image needs root: run it with sudo")
+	}
+	if err := prereq.Ensure(ctx, rep,
+		prereq.Need{Program: "debootstrap", Package: "debootstrap"},
+		prereq.Need{Program: "gpgv", Package: "gpgv"},
+	); err != nil {
+		return err
+	}
+	if _, err := os.Stat(keyring); err != nil {
+		return fmt.Errorf("the keys of the Debian archive are missing: install debian-archive-keyring: %w", err)
+	}
+	return nil
 }
 
 // Options says what to put into a tree.
@@ -44,16 +55,10 @@ type Options struct {
 	Log       string    // file that gets all output, kept
 }
 
-// Make fills tree, which must be empty or absent, and reports each stage to rep. It
-// needs root. Everything runs in mount and PID namespaces of its own, so that an
+// Make fills tree, which must be empty or absent, and reports each stage to rep, once
+// [Ready] has passed. Everything runs in mount and PID namespaces of its own, so that an
 // interrupted build leaves no mount and no process; the tree is the caller's to remove.
 func Make(ctx context.Context, rep *progress.Reporter, tree string, o Options) (err error) {
-	if os.Geteuid() != 0 {
-		return errors.New("building an image needs root: run it with sudo")
-	}
-	if _, err := os.Stat(keyring); err != nil {
-		return fmt.Errorf("the keys of the Debian archive are missing: install debian-archive-keyring: %w", err)
-	}
 	log, err := os.OpenFile(o.Log, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o644)
 	if err != nil {
 		return err
