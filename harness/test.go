@@ -51,7 +51,7 @@ func Test(ctx context.Context, rep *progress.Reporter, o TestOptions) error {
 	}
 	rep.Note("scripts on a %s lab with %s", kind, o.Suite)
 	err = goTest(ctx, o.Kind+"-"+o.Suite,
-		"./harness", "-count=1", "-parallel=1", "-timeout=80m", "-run=^TestScripts$/^scripts$/"+o.Run,
+		"./harness", "-count=1", "-parallel=1", "-timeout=80m", "-run=^TestScripts$/^scripts$/("+o.Run+")",
 		"-lab.kind="+o.Kind, "-lab.suite="+o.Suite)
 	if err != nil {
 		return fmt.Errorf("scripts: see %s: %w", ResultsDir, err)
