@@ -5,8 +5,9 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"os"
+	"os/signal"
+	"syscall"
 
 	"github.com/magefile/mage/mg"
 
@@ -27,7 +28,7 @@ func Build(ctx context.Context,
 	if err != nil {
 		return err
 	}
-	return report(func(rep *progress.Reporter) error {
+	return report(ctx, func(ctx context.Context, rep *progress.Reporter) error {
 		img, err := image.BuildDefault(ctx, rep, s, value(version, ""), value(out, "dist"))
 		if err != nil {
 			return err
@@ -47,7 +48,7 @@ func Install(ctx context.Context,
 	if err != nil {
 		return err
 	}
-	return report(func(rep *progress.Reporter) error {
+	return report(ctx, func(ctx context.Context, rep *progress.Reporter) error {
 		installed, err := units.Install(ctx, rep, units.Options{Spec: s, From: value(from, "dist"), Version: value(version, "")})
 		if err != nil {
 			return err
@@ -66,7 +67,7 @@ func Uninstall(ctx context.Context,
 	if err != nil {
 		return err
 	}
-	return report(func(rep *progress.Reporter) error {
+	return report(ctx, func(ctx context.Context, rep *progress.Reporter) error {
 		gone, err := units.Uninstall(ctx, rep, s)
 		if err != nil {
 			return err
@@ -78,7 +79,7 @@ func Uninstall(ctx context.Context,
 
 // Checks form: gofmt, vet with and without -tags mage, staticcheck, shellcheck.
 func Check(ctx context.Context) error {
-	return report(func(rep *progress.Reporter) error { return harness.Check(ctx, rep) })
+	return report(ctx, func(ctx context.Context, rep *progress.Reporter) error { return harness.Check(ctx, rep) })
 }
 
 // Tests everything: quick Go tests, then the scripts of testdata/ against a throw-away host.
@@ -87,7 +88,7 @@ func Test(ctx context.Context,
 	suite *string, // Debian suite of the lab host: trixie or bookworm (default: trixie)
 	run *string, // only scripts whose name matches this regular expression
 ) error {
-	return report(func(rep *progress.Reporter) error {
+	return report(ctx, func(ctx context.Context, rep *progress.Reporter) error {
 		return harness.Test(ctx, rep, harness.TestOptions{Kind: value(kind, "vm"), Suite: value(suite, "trixie"), Run: value(run, "")})
 	})
 }
@@ -106,7 +107,7 @@ func (Lab) Up(ctx context.Context,
 	if err != nil {
 		return err
 	}
-	return report(func(rep *progress.Reporter) error {
+	return report(ctx, func(ctx context.Context, rep *progress.Reporter) error {
 		return harness.Up(ctx, rep, os.Stdout, harness.UpOptions{Kind: value(kind, "vm"), Suite: value(suite, "trixie"), Spec: s, JSON: value(json, false)})
 	})
 }
@@ -124,15 +125,14 @@ func (Lab) Ssh(
 // Down ends the lab and removes it.
 func (Lab) Down(ctx context.Context) error { return harness.Down(ctx) }
 
-// report runs work with a progress reporter on standard error.
-func report(work func(*progress.Reporter) error) error {
+// report runs work with a progress reporter on standard error. Being told to end is the
+// same as Ctrl-C, which mage itself handles.
+func report(ctx context.Context, work func(context.Context, *progress.Reporter) error) error {
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGHUP)
+	defer stop()
 	rep := progress.New(os.Stderr)
-	err := work(rep)
-	rep.Close()
-	if err != nil {
-		return fmt.Errorf("%w", err)
-	}
-	return nil
+	defer rep.Close()
+	return work(ctx, rep)
 }
 
 // load reads a spec, named by a flag or not.

@@ -12,6 +12,7 @@ import (
 
 	"ephemeral-builder/harness/lab"
 	"ephemeral-builder/harness/sshclient"
+	"ephemeral-builder/image/prereq"
 	"ephemeral-builder/image/progress"
 	"ephemeral-builder/image/spec"
 	"ephemeral-builder/units"
@@ -26,6 +27,9 @@ type host struct {
 
 // startHost gathers what the lab is made of and starts it.
 func startHost(ctx context.Context, rep *progress.Reporter, cfg lab.Config, s spec.Spec) (*host, error) {
+	if err := prereq.Ensure(ctx, rep, lab.Needs(cfg.Kind)...); err != nil {
+		return nil, err
+	}
 	materials, err := gather(ctx, rep, cfg.Suite, s)
 	if err != nil {
 		return nil, err

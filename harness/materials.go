@@ -139,21 +139,25 @@ func builderImage(ctx context.Context, rep *progress.Reporter, s spec.Spec) (str
 
 // binary compiles the magefile into a program that needs nothing but a kernel.
 func binary(ctx context.Context, rep *progress.Reporter) (string, error) {
-	stage := rep.Stage("compile")
-	defer stage.Fail() // of no effect after Done
-	path := filepath.Join(image.CacheDir(), "bin", "ephemeral-builder")
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return "", err
-	}
-	err := command.Run(ctx, command.Cmd{
-		Args: []string{"go", "tool", "mage", "-compile", path},
-		Env:  []string{"CGO_ENABLED=0"},
-	})
+	sources, err := digestTrees("magefile.go", "go.sum", "harness", "units", "image", "scripts")
 	if err != nil {
 		return "", err
 	}
-	stage.Done("%s", path)
-	return path, nil
+	dir := filepath.Join(image.CacheDir(), "bin", sources)
+	path := filepath.Join(dir, "ephemeral-builder")
+	return path, once(ctx, dir, path, func() error {
+		stage := rep.Stage("compile")
+		defer stage.Fail() // of no effect after Done
+		partial := path + ".partial"
+		if err := command.Run(ctx, command.Cmd{
+			Args: []string{"go", "tool", "mage", "-compile", partial},
+			Env:  []string{"CGO_ENABLED=0"},
+		}); err != nil {
+			return err
+		}
+		stage.Done("%s", path)
+		return os.Rename(partial, path)
+	})
 }
 
 // once runs work unless result exists, holding the lock of dir, which is made.

@@ -10,12 +10,14 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"golang.org/x/sys/unix"
 
 	"ephemeral-builder/harness/lab"
 	"ephemeral-builder/harness/script"
@@ -27,6 +29,7 @@ import (
 var (
 	labKind  = flag.String("lab.kind", "", "run the scripts of testdata on a lab of this kind: vm or container")
 	labSuite = flag.String("lab.suite", "trixie", "Debian suite of the lab host")
+	labOwner = flag.Int("lab.owner", 0, "end the lab when this process does")
 )
 
 // TestScripts runs testdata/*.txtar one after the other on one lab. After each it judges
@@ -42,6 +45,11 @@ func TestScripts(t *testing.T) {
 	t.Chdir("..")
 	ctx, stop := signal.NotifyContext(t.Context(), os.Interrupt, syscall.SIGTERM)
 	t.Cleanup(stop)
+	if *labOwner != 0 {
+		if err := stopWith(*labOwner, stop); err != nil {
+			t.Fatal(err)
+		}
+	}
 	rep := progress.New(os.Stdout)
 	dir, err := filepath.Abs(filepath.Join(ResultsDir, "lab-"+*labKind+"-"+*labSuite))
 	if err != nil {
@@ -58,6 +66,8 @@ func TestScripts(t *testing.T) {
 			t.Error(err)
 		}
 	})
+	// Without its lab every script fails at once.
+	context.AfterFunc(ctx, func() { _ = h.close(context.WithoutCancel(ctx)) })
 	if _, err := h.output(ctx, "ephemeral-builder install -spec=lab.toml"); err != nil {
 		t.Fatal(err)
 	}
@@ -69,6 +79,13 @@ func TestScripts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	limits := true
+	for _, controller := range []string{"cpu", "memory", "pids"} {
+		limits = limits && slices.Contains(strings.Fields(controllers), controller)
+	}
+	if kind == lab.VM && !limits {
+		t.Fatalf("a vm lab must have resource controllers, this one has %q", controllers)
+	}
 	env := &script.Env{
 		Builder: target,
 		Host:    h.run,
@@ -76,7 +93,7 @@ func TestScripts(t *testing.T) {
 		Conditions: map[string]bool{
 			"kind:" + *labKind:   true,
 			"suite:" + *labSuite: true,
-			"cgroup":             strings.Contains(controllers, "memory"),
+			"cgroup":             limits,
 		},
 	}
 	if h.lab.Describe().Accel == lab.TCG {
@@ -96,18 +113,41 @@ func TestScripts(t *testing.T) {
 			RequireExplicitExec: true,
 			RequireUniqueNames:  true,
 			Setup: func(e *testscript.Env) error {
-				ran++
 				name := strings.TrimPrefix(filepath.Base(e.WorkDir), "script-")
 				w := watch{h: h, name: name, t: e.T()}
+				// Runs after script's own clean-up, which is deferred later.
+				e.Defer(func() {
+					w.end(ctx)
+					if skipped := e.T().(interface{ Skipped() bool }).Skipped(); !skipped {
+						ran++
+					}
+				})
 				if err := w.begin(ctx); err != nil {
 					return err
 				}
-				// Before script's own clean-up, which is deferred later and so runs earlier.
-				e.Defer(func() { w.end(ctx) })
 				return script.Setup(env)(e)
 			},
 		})
 	})
+}
+
+// stopWith calls stop when the process pid ends. The harness is killed with what started
+// it only as far as go test, not the test itself.
+func stopWith(pid int, stop func()) error {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return fmt.Errorf("watching the process %d: %w", pid, err)
+	}
+	go func() {
+		for {
+			_, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, -1)
+			if err != unix.EINTR {
+				break
+			}
+		}
+		stop()
+	}()
+	return nil
 }
 
 // watch judges the host before and after one script.

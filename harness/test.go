@@ -3,11 +3,13 @@
 package harness
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 
 	"ephemeral-builder/image/command"
 	"ephemeral-builder/image/prereq"
@@ -50,11 +52,24 @@ func Test(ctx context.Context, rep *progress.Reporter, o TestOptions) error {
 		return err
 	}
 	rep.Note("scripts on a %s lab with %s", kind, o.Suite)
-	err = goTest(ctx, o.Kind+"-"+o.Suite,
+	name := string(kind) + "-" + o.Suite
+	err = goTest(ctx, name,
 		"./harness", "-count=1", "-parallel=1", "-timeout=80m", "-run=^TestScripts$/^scripts$/("+o.Run+")",
-		"-lab.kind="+o.Kind, "-lab.suite="+o.Suite)
+		"-lab.kind="+o.Kind, "-lab.suite="+o.Suite, "-lab.owner="+strconv.Itoa(os.Getpid()))
+	// A test that was interrupted had no time to remove its lab.
+	if l, openErr := lab.Open(filepath.Join(ResultsDir, "lab-"+name)); openErr == nil {
+		err = errors.Join(err, l.Close(context.WithoutCancel(ctx)))
+	}
 	if err != nil {
 		return fmt.Errorf("scripts: see %s: %w", ResultsDir, err)
+	}
+	// go test is content with no test at all.
+	report, err := os.ReadFile(filepath.Join(ResultsDir, name+".xml"))
+	if err != nil {
+		return err
+	}
+	if !bytes.Contains(report, []byte(`name="TestScripts/scripts/`)) {
+		return errors.New("no script ran: look at -run and at testdata")
 	}
 	return nil
 }

@@ -63,6 +63,9 @@ func Build(ctx context.Context, rep *progress.Reporter, o Options) (Image, error
 	if err := rootfs.Ready(ctx, rep); err != nil {
 		return Image{}, err
 	}
+	if _, err := sums.Read(o.Out); err != nil && !errors.Is(err, sums.ErrNoSums) {
+		return Image{}, err // before the work, and not after it
+	}
 	stage := rep.Stage("resolve")
 	stage.Detail("asking the mirror for suite %s", o.Spec.Suite)
 	release, err := rootfs.Resolve(ctx, o.Spec.Mirror, o.Spec.Suite)
@@ -123,7 +126,7 @@ func Build(ctx context.Context, rep *progress.Reporter, o Options) (Image, error
 }
 
 // publish packs the tree beside itself and moves the results to their names.
-func publish(ctx context.Context, rep *progress.Reporter, tree string, img Image, manifest Manifest, epoch time.Time) error {
+func publish(ctx context.Context, rep *progress.Reporter, tree string, img Image, manifest Manifest, epoch time.Time) (err error) {
 	stage := rep.Stage("pack")
 	defer stage.Fail() // of no effect after Done
 	// Not in the results' folder: what a killed build leaves here is found and removed.
@@ -150,8 +153,16 @@ func publish(ctx context.Context, rep *progress.Reporter, tree string, img Image
 		return err
 	}
 
-	// From here on it takes a second. Killed in between, SHA256SUMS does not match,
-	// install refuses the image, and the next build mends it.
+	// From here on it takes a second, which Ctrl-C does not cut. Killed in between,
+	// SHA256SUMS does not match, install refuses the image, and the next build mends it.
+	ctx = context.WithoutCancel(ctx)
+	_, absent := os.Lstat(img.Tarball)
+	defer func() {
+		if err != nil && absent != nil { // say, a full disk: an image without its sum would hide older ones
+			_ = os.Remove(img.Tarball)
+			_ = os.Remove(img.Manifest)
+		}
+	}()
 	if err := move(packed, img.Tarball); err != nil {
 		return err
 	}

@@ -7,8 +7,11 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"ephemeral-builder/image/dirlock"
+	"ephemeral-builder/image/spec"
+	"ephemeral-builder/image/sums"
 )
 
 func TestCheckVersion(t *testing.T) {
@@ -76,6 +79,43 @@ func TestWorkDirRemovesWhatKilledBuildsLeft(t *testing.T) {
 	done()
 	if _, err := os.Stat(dir); err == nil {
 		t.Error("the folder is still there after the build")
+	}
+}
+
+func TestPublish(t *testing.T) {
+	dir := t.TempDir()
+	tree := filepath.Join(dir, "tree")
+	out := filepath.Join(dir, "out")
+	for _, path := range []string{filepath.Join(tree, "etc"), out} {
+		if err := os.MkdirAll(path, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	manifest := Manifest{Name: "b", Version: "1", Architecture: "x86-64", Spec: spec.Default()}
+	img := Image{Tarball: filepath.Join(out, "b_1_x86-64.tar.zst"), Manifest: filepath.Join(out, "b_1_x86-64.manifest.json")}
+	if err := publish(t.Context(), nil, tree, img, manifest, time.Unix(0, 0)); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{img.Tarball, img.Manifest} {
+		if err := sums.Verify(t.Context(), out, filepath.Base(path)); err != nil {
+			t.Error(err)
+		}
+	}
+	published, err := ReadManifest(img.Manifest)
+	if err != nil || len(published.Tar.SHA256) != 64 || published.Stem() != "b_1_x86-64" {
+		t.Errorf("manifest: got %+v, %v", published, err)
+	}
+
+	// A manifest that can't be written takes its tarball along: it would be the newest image.
+	img = Image{Tarball: filepath.Join(out, "b_2_x86-64.tar.zst"), Manifest: filepath.Join(out, "b_2_x86-64.manifest.json")}
+	if err := os.MkdirAll(filepath.Join(img.Manifest, "in-the-way"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := publish(t.Context(), nil, tree, img, manifest, time.Unix(0, 0)); err == nil {
+		t.Error("publishing without a manifest succeeded")
+	}
+	if found, err := Find(out, "b", "", "x86-64"); err != nil || filepath.Base(found.Tarball) != "b_1_x86-64.tar.zst" {
+		t.Errorf("newest image: got %q, %v, want the older one", found.Tarball, err)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 
 	"github.com/google/renameio/v2"
@@ -73,14 +74,17 @@ func Install(ctx context.Context, rep *progress.Reporter, o Options) (Installed,
 		return Installed{}, err
 	}
 
+	if err := booted(); err != nil {
+		return Installed{}, err
+	}
+	if err := prereq.Ensure(ctx, rep, needs...); err != nil {
+		return Installed{}, err
+	}
 	manager, err := connect(ctx)
 	if err != nil {
 		return Installed{}, err
 	}
 	defer manager.close()
-	if err := prereq.Ensure(ctx, rep, needs...); err != nil {
-		return Installed{}, err
-	}
 	if err := Verify(ctx, units); err != nil {
 		return Installed{}, err
 	}
@@ -102,14 +106,15 @@ func Install(ctx context.Context, rep *progress.Reporter, o Options) (Installed,
 		return Installed{}, err
 	}
 	in.Version = manifest.Version
-	var wrote []string
-	if in.Keys, wrote, err = ensureKeys(o.Spec); err != nil {
+	keys, knownHosts, wrote, err := ensureKeys(o.Spec)
+	if err != nil {
 		return Installed{}, err
 	}
+	in.Keys = keys
 	for _, path := range wrote {
 		in.changed("wrote %s", path)
 	}
-	if err := in.activate(ctx, o.Spec, manifest, units); err != nil {
+	if err := in.activate(ctx, o.Spec, manifest, units, knownHosts); err != nil {
 		return Installed{}, err
 	}
 	return in.Installed, nil
@@ -237,46 +242,47 @@ func (in *installation) tree(ctx context.Context, img image.Image) (image.Manife
 }
 
 // activate switches to the image and the units, and back to what was before if the
-// socket does not start.
-func (in *installation) activate(ctx context.Context, s spec.Spec, manifest image.Manifest, units []File) (err error) {
+// socket does not start, or ctx ends.
+func (in *installation) activate(ctx context.Context, s spec.Spec, manifest image.Manifest, units []File, knownHosts []byte) (err error) {
 	socket := s.Name + ".socket"
 	link := filepath.Join(ContainerDir, s.Name)
+	wasActive, err := in.manager.active(ctx, socket)
+	if err != nil {
+		return err
+	}
+	// A killed install may have left new files that systemd has not read.
+	stale, err := in.manager.needsReload(ctx, socket)
+	if err != nil {
+		return err
+	}
 	var undo []func() error
 	defer func() {
-		if err == nil {
-			return
-		}
-		// Also after Ctrl-C: the host must serve as before.
-		ctx := context.WithoutCancel(ctx)
-		for i := len(undo) - 1; i >= 0; i-- {
-			err = errors.Join(err, undo[i]())
-		}
-		if len(undo) > 0 {
-			err = errors.Join(err, in.manager.conn.ReloadContext(ctx))
-			if _, statErr := os.Stat(filepath.Join(UnitDir, socket)); statErr == nil {
-				err = errors.Join(err, in.manager.restart(ctx, socket))
-			}
+		if err != nil && len(undo) > 0 {
+			// Also after Ctrl-C: the host must serve as before.
+			err = errors.Join(err, in.goBack(context.WithoutCancel(ctx), socket, wasActive, undo))
 		}
 	}()
 
-	reload, restart := false, false
-	for _, unit := range units {
-		path := filepath.Join(UnitDir, unit.Name)
+	restart := stale
+	files := append([]File{}, units...)
+	for _, file := range append(files, File{in.Keys.KnownHosts, knownHosts}) {
+		path := file.Name
+		if !filepath.IsAbs(path) {
+			path = filepath.Join(UnitDir, path)
+		}
 		restore, err := restorer(path)
 		if err != nil {
 			return err
 		}
-		changed, err := writeIfChanged(path, unit.Text, 0o644)
+		changed, err := writeIfChanged(path, file.Text, 0o644)
 		if err != nil {
 			return err
 		}
-		if !changed {
-			continue
+		if changed {
+			undo = append(undo, restore)
+			in.changed("wrote %s", path)
+			restart = restart || file.Name == socket
 		}
-		undo = append(undo, restore)
-		in.changed("wrote %s", path)
-		reload = true
-		restart = restart || unit.Name == socket
 	}
 	target := manifest.Name + "_" + manifest.Version
 	if now, _ := os.Readlink(link); now != target {
@@ -290,36 +296,50 @@ func (in *installation) activate(ctx context.Context, s spec.Spec, manifest imag
 		undo = append(undo, restore)
 		in.changed("switched %s to %s", link, target)
 	}
-	_, enabled, err := in.manager.conn.EnableUnitFilesContext(ctx, []string{socket}, false, false)
-	if err != nil {
-		return fmt.Errorf("systemd does not enable %s: %w", socket, err)
-	}
-	if len(enabled) > 0 {
+	if _, err := os.Lstat(filepath.Join(UnitDir, "sockets.target.wants", socket)); errors.Is(err, fs.ErrNotExist) {
 		undo = append(undo, func() error {
 			_, err := in.manager.conn.DisableUnitFilesContext(context.WithoutCancel(ctx), []string{socket}, false)
 			return err
 		})
+		if _, _, err := in.manager.conn.EnableUnitFilesContext(ctx, []string{socket}, false, false); err != nil {
+			return fmt.Errorf("systemd does not enable %s: %w", socket, err)
+		}
 		in.changed("enabled %s", socket)
-		reload = true
 	}
-	if reload {
+	if len(undo) > 0 || stale {
 		if err := in.manager.conn.ReloadContext(ctx); err != nil {
 			return fmt.Errorf("systemd does not reload its units: %w", err)
 		}
 	}
-	active, err := in.manager.active(ctx, socket)
-	if err != nil {
-		return err
-	}
 	switch {
-	case active && restart:
+	case wasActive && restart:
 		in.changed("restarted %s", socket)
 		return in.manager.restart(ctx, socket)
-	case !active:
+	case !wasActive:
 		in.changed("started %s", socket)
 		return in.manager.start(ctx, socket)
 	}
 	return nil
+}
+
+// goBack undoes what activate did, the last first, and brings the socket to the state it
+// was in.
+func (in *installation) goBack(ctx context.Context, socket string, wasActive bool, undo []func() error) error {
+	var errs []error
+	if !wasActive {
+		// While its unit is still there: the start may have gone on after we stopped waiting.
+		errs = append(errs, in.manager.stop(ctx, socket))
+		_ = in.manager.conn.ResetFailedUnitContext(ctx, socket) // an error if it did not fail
+	}
+	for _, step := range slices.Backward(undo) {
+		errs = append(errs, step())
+	}
+	errs = append(errs, in.manager.conn.ReloadContext(ctx))
+	if wasActive {
+		_ = in.manager.conn.ResetFailedUnitContext(ctx, socket)
+		errs = append(errs, in.manager.restart(ctx, socket))
+	}
+	return errors.Join(errs...)
 }
 
 // restorer remembers what is at path, a file, a symlink or nothing, and returns the

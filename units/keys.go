@@ -1,6 +1,7 @@
 package units
 
 import (
+	"bytes"
 	"crypto/ed25519"
 	"crypto/rand"
 	"encoding/pem"
@@ -36,73 +37,69 @@ func keysOf(s spec.Spec) Keys {
 	}
 }
 
-// ensureKeys makes what is absent and leaves the rest as it is. It returns the paths of
-// the files it wrote.
-func ensureKeys(s spec.Spec) (Keys, []string, error) {
-	keys := keysOf(s)
+// ensureKeys makes what is absent and leaves the rest as it is. It returns the line for
+// known_hosts, which belongs to the address that is about to be switched to, and the paths
+// of the files it wrote.
+func ensureKeys(s spec.Spec) (keys Keys, knownHosts []byte, wrote []string, err error) {
+	keys = keysOf(s)
 	if err := os.MkdirAll(filepath.Dir(keys.HostKey), 0o755); err != nil {
-		return keys, nil, err
+		return keys, nil, nil, err
 	}
-	var wrote []string
-	hostKey, made, err := ensureKey(keys.HostKey, s.Name)
+	hostKey, wroteHost, err := ensureKey(keys.HostKey, s.Name)
 	if err != nil {
-		return keys, nil, err
+		return keys, nil, nil, err
 	}
-	wrote = append(wrote, made...)
-	runner, made, err := ensureKey(keys.Runner, s.Name+" runner")
+	runner, wroteRunner, err := ensureKey(keys.Runner, s.Name+" runner")
 	if err != nil {
-		return keys, nil, err
+		return keys, nil, nil, err
 	}
-	wrote = append(wrote, made...)
+	wrote = append(wroteHost, wroteRunner...)
 
-	if _, err := os.Stat(keys.AuthorizedKeys); errors.Is(err, fs.ErrNotExist) {
-		if err := atomicfile.Write(keys.AuthorizedKeys, ssh.MarshalAuthorizedKey(runner), 0o644); err != nil {
-			return keys, nil, err
+	authorized, err := os.ReadFile(keys.AuthorizedKeys)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return keys, nil, nil, err
+	}
+	if line := ssh.MarshalAuthorizedKey(runner); !bytes.Contains(authorized, bytes.TrimSpace(line)) {
+		if len(authorized) > 0 && !bytes.HasSuffix(authorized, []byte("\n")) {
+			authorized = append(authorized, '\n')
+		}
+		if err := atomicfile.Write(keys.AuthorizedKeys, append(authorized, line...), 0o644); err != nil {
+			return keys, nil, nil, err
 		}
 		wrote = append(wrote, keys.AuthorizedKeys)
-	} else if err != nil {
-		return keys, nil, err
 	}
-	line := []byte(knownhosts.Line([]string{s.SSH.Listen.String()}, hostKey) + "\n")
-	changed, err := writeIfChanged(keys.KnownHosts, line, 0o644)
-	if err != nil {
-		return keys, nil, err
-	}
-	if changed {
-		wrote = append(wrote, keys.KnownHosts)
-	}
-	return keys, wrote, nil
+	return keys, []byte(knownhosts.Line([]string{s.SSH.Listen.String()}, hostKey) + "\n"), wrote, nil
 }
 
-// ensureKey reads the public half of the ed25519 key in path, or makes the key.
+// ensureKey reads the public half of the ed25519 key in path, or makes the key. It returns
+// the paths of the files it wrote; the public half is always beside the key.
 func ensureKey(path, comment string) (public ssh.PublicKey, wrote []string, err error) {
 	text, err := os.ReadFile(path)
-	if err == nil {
-		signer, err := ssh.ParsePrivateKey(text)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		_, private, err := ed25519.GenerateKey(rand.Reader)
 		if err != nil {
-			return nil, nil, fmt.Errorf("%s is no private key without a passphrase: move it away to get a new one: %w", path, err)
+			return nil, nil, err
 		}
-		return signer.PublicKey(), nil, nil
-	}
-	if !errors.Is(err, fs.ErrNotExist) {
+		block, err := ssh.MarshalPrivateKey(private, comment)
+		if err != nil {
+			return nil, nil, err
+		}
+		text = pem.EncodeToMemory(block)
+		if err := atomicfile.Write(path, text, 0o600); err != nil {
+			return nil, nil, err
+		}
+		wrote = append(wrote, path)
+	case err != nil:
 		return nil, nil, err
 	}
-	_, private, err := ed25519.GenerateKey(rand.Reader)
+	signer, err := ssh.ParsePrivateKey(text)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, fmt.Errorf("%s is no private key without a passphrase: move it away to get a new one: %w", path, err)
 	}
-	block, err := ssh.MarshalPrivateKey(private, comment)
-	if err != nil {
-		return nil, nil, err
+	changed, err := writeIfChanged(path+".pub", ssh.MarshalAuthorizedKey(signer.PublicKey()), 0o644)
+	if changed {
+		wrote = append(wrote, path+".pub")
 	}
-	if public, err = ssh.NewPublicKey(private.Public()); err != nil {
-		return nil, nil, err
-	}
-	if err := atomicfile.Write(path+".pub", ssh.MarshalAuthorizedKey(public), 0o644); err != nil {
-		return nil, nil, err
-	}
-	if err := atomicfile.Write(path, pem.EncodeToMemory(block), 0o600); err != nil {
-		return nil, nil, err
-	}
-	return public, []string{path, path + ".pub"}, nil
+	return signer.PublicKey(), wrote, err
 }

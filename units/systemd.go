@@ -2,11 +2,13 @@ package units
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
 	"github.com/coreos/go-systemd/v22/dbus"
 	"github.com/coreos/go-systemd/v22/util"
+	godbus "github.com/godbus/dbus/v5"
 
 	"ephemeral-builder/image/command"
 )
@@ -14,10 +16,18 @@ import (
 // systemd is the host's service manager, over D-Bus.
 type systemd struct{ conn *dbus.Conn }
 
+// booted fails on a machine that is run by something else.
+func booted() error {
+	if !util.IsRunningSystemd() {
+		return errors.New("systemd is not this machine's PID 1: run it on the host itself, or try a lab with: go tool mage lab:up")
+	}
+	return nil
+}
+
 // connect reaches the service manager over the system bus, which nspawn needs as well.
 func connect(ctx context.Context) (systemd, error) {
-	if !util.IsRunningSystemd() {
-		return systemd{}, fmt.Errorf("systemd is not this machine's PID 1: run it on the host itself, or try a lab with: go tool mage lab:up")
+	if err := booted(); err != nil {
+		return systemd{}, err
 	}
 	conn, err := dbus.NewSystemConnectionContext(ctx)
 	if err != nil {
@@ -38,6 +48,16 @@ func (m systemd) active(ctx context.Context, unit string) (bool, error) {
 	return state == "active", nil
 }
 
+// needsReload says whether a unit's files are newer than what systemd has read of them.
+func (m systemd) needsReload(ctx context.Context, unit string) (bool, error) {
+	property, err := m.conn.GetUnitPropertyContext(ctx, unit, "NeedDaemonReload")
+	if err != nil {
+		return false, fmt.Errorf("asking systemd about %s: %w", unit, err)
+	}
+	stale, _ := property.Value.Value().(bool)
+	return stale, nil
+}
+
 func (m systemd) start(ctx context.Context, unit string) error {
 	return m.job(ctx, "start", unit, m.conn.StartUnitContext)
 }
@@ -46,6 +66,7 @@ func (m systemd) restart(ctx context.Context, unit string) error {
 	return m.job(ctx, "restart", unit, m.conn.RestartUnitContext)
 }
 
+// stop ends a unit; one that is gone already is no error.
 func (m systemd) stop(ctx context.Context, unit string) error {
 	return m.job(ctx, "stop", unit, m.conn.StopUnitContext)
 }
@@ -54,6 +75,10 @@ func (m systemd) stop(ctx context.Context, unit string) error {
 func (m systemd) job(ctx context.Context, verb, unit string, queue func(context.Context, string, string, chan<- string) (int, error)) error {
 	done := make(chan string, 1)
 	if _, err := queue(ctx, unit, "replace", done); err != nil {
+		var refused godbus.Error
+		if verb == "stop" && errors.As(err, &refused) && refused.Name == "org.freedesktop.systemd1.NoSuchUnit" {
+			return nil
+		}
 		return fmt.Errorf("systemd does not %s %s: %w", verb, unit, err)
 	}
 	select {

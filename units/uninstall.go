@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"ephemeral-builder/image/dirlock"
 	"ephemeral-builder/image/progress"
@@ -44,10 +45,11 @@ func Uninstall(ctx context.Context, rep *progress.Reporter, s spec.Spec) (Uninst
 	defer stage.Fail() // of no effect after Done
 	socket := s.Name + ".socket"
 	unitFile := filepath.Join(UnitDir, socket)
+	// Also if the unit's file is gone: a listening socket can outlive it.
+	if err := manager.stop(ctx, socket); err != nil {
+		return out, err
+	}
 	if _, err := os.Lstat(unitFile); err == nil {
-		if err := manager.stop(ctx, socket); err != nil {
-			return out, err
-		}
 		if _, err := manager.conn.DisableUnitFilesContext(ctx, []string{socket}, false); err != nil {
 			return out, fmt.Errorf("systemd does not disable %s: %w", socket, err)
 		}
@@ -59,7 +61,7 @@ func Uninstall(ctx context.Context, rep *progress.Reporter, s spec.Spec) (Uninst
 	}
 	for _, unit := range append(instances, s.Name+".slice") {
 		stage.Detail("%s", unit)
-		if err := manager.stop(ctx, unit); err != nil && unit != s.Name+".slice" {
+		if err := manager.stop(ctx, unit); err != nil {
 			return out, err
 		}
 	}
@@ -81,7 +83,7 @@ func Uninstall(ctx context.Context, rep *progress.Reporter, s spec.Spec) (Uninst
 		if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
-		if err := os.RemoveAll(path); err != nil {
+		if err := remove(path); err != nil {
 			return out, err
 		}
 		out.Removed = append(out.Removed, path)
@@ -94,4 +96,20 @@ func Uninstall(ctx context.Context, rep *progress.Reporter, s spec.Spec) (Uninst
 		out.Kept = keys
 	}
 	return out, nil
+}
+
+// remove removes a file or a tree. A tree loses its name first: killed half-way, what is
+// left of it must not pass for an installed image.
+func remove(path string) error {
+	if info, err := os.Lstat(path); err == nil && info.IsDir() && !strings.HasPrefix(info.Name(), ".") {
+		partial := filepath.Join(filepath.Dir(path), "."+info.Name()+".partial")
+		if err := os.RemoveAll(partial); err != nil {
+			return err
+		}
+		if err := os.Rename(path, partial); err != nil {
+			return err
+		}
+		path = partial
+	}
+	return os.RemoveAll(path)
 }

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/pelletier/go-toml/v2"
+
 	"ephemeral-builder/image/spec"
 )
 
@@ -122,5 +124,58 @@ func TestLimits(t *testing.T) {
 				t.Errorf("got %q, want %q", got, test.want)
 			}
 		})
+	}
+}
+
+// What is printed to paste must be what the runner's own parser would read.
+func TestNextIsConfigToml(t *testing.T) {
+	s := spec.Default()
+	keys := keysOf(s)
+	keys.KnownHosts = filepath.Join(t.TempDir(), "known_hosts")
+	if err := os.WriteFile(keys.KnownHosts, []byte("[127.0.0.1]:24 ssh-ed25519 AAAA\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	text, err := Next(s, keys)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, text, _ = strings.Cut(text, "config.toml:\n")
+	text, command, _ := strings.Cut(text, "\nor let the runner")
+	var config struct {
+		Concurrent int
+		Runners    []struct {
+			Executor  string
+			Limit     int
+			BuildsDir string `toml:"builds_dir"`
+			CacheDir  string `toml:"cache_dir"`
+			SSH       struct {
+				User, Host, Port string
+				IdentityFile     string `toml:"identity_file"`
+				KnownHostsFile   string `toml:"known_hosts_file"`
+				Lax              *bool  `toml:"disable_strict_host_key_checking"`
+			} `toml:"ssh"`
+		}
+	}
+	if err := toml.Unmarshal([]byte(text), &config); err != nil {
+		t.Fatalf("%v in:\n%s", err, text)
+	}
+	if len(config.Runners) != 1 {
+		t.Fatalf("got %d runners, want 1", len(config.Runners))
+	}
+	r := config.Runners[0]
+	if config.Concurrent != 4 || r.Limit != 4 || r.Executor != "ssh" || r.SSH.User != "builder" || r.SSH.Host != "127.0.0.1" || r.SSH.Port != "24" ||
+		r.SSH.IdentityFile != keys.Runner || r.SSH.KnownHostsFile != keys.KnownHosts || r.SSH.Lax == nil || *r.SSH.Lax ||
+		!filepath.IsAbs(r.BuildsDir) || !filepath.IsAbs(r.CacheDir) {
+		t.Errorf("got %+v", config)
+	}
+	_, command, _ = strings.Cut(command, "gitlab-runner")
+	out, err := exec.Command("sh", "-c", "set --"+command+`printf '%s\n' "$@"`).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"register\n--non-interactive\n", "--executor\nssh\n", "--ssh-identity-file\n" + keys.Runner + "\n", "--cache-dir\n/home/builder/cache\n"} {
+		if !strings.Contains(string(out), want) {
+			t.Errorf("the command lacks %q:\n%s", want, out)
+		}
 	}
 }

@@ -62,7 +62,7 @@ func Resolve(ctx context.Context, mirror, suite string) (Release, error) {
 			r.Date = value
 		}
 	}
-	if r.Codename == "" {
+	if !regexp.MustCompile(`^[a-z][a-z0-9.-]*$`).MatchString(r.Codename) {
 		return r, fmt.Errorf("mirror %s has no Codename for suite %q: is it a Debian mirror?", r.Mirror, suite)
 	}
 	return r, nil
@@ -79,7 +79,10 @@ func defaultMirror(ctx context.Context) (string, error) {
 		for line := range strings.Lines(string(targets)) {
 			uri, rest, _ := strings.Cut(strings.TrimSpace(line), " ")
 			release, component, _ := strings.Cut(rest, " ")
-			if component == "main" && !strings.Contains(release, "-") && strings.Contains(uri, "://") {
+			// It goes into the image and its manifest: one with a password must not.
+			u, err := url.Parse(uri)
+			public := err == nil && u.User == nil && (u.Scheme == "http" || u.Scheme == "https" || u.Scheme == "file")
+			if component == "main" && !strings.Contains(release, "-") && public {
 				return uri, nil
 			}
 		}
