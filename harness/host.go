@@ -64,6 +64,21 @@ func openHost(ctx context.Context, l *lab.Lab) (*host, error) {
 	return &host{l, root}, nil
 }
 
+// reconnect connects anew if the last command lost the connection, so that one script
+// that does so does not fail all that follow.
+func (h *host) reconnect(ctx context.Context) error {
+	select {
+	case <-h.root.Done():
+	default:
+		return nil
+	}
+	root, err := h.lab.Dial(ctx)
+	if err == nil {
+		h.root = root
+	}
+	return err
+}
+
 // run runs a shell command as root on the host, outside all containers. $KEYS is the
 // folder of the default builder's keys.
 func (h *host) run(ctx context.Context, command string, stdin io.Reader, stdout, stderr io.Writer) error {

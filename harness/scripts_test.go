@@ -160,6 +160,9 @@ type watch struct {
 
 // begin brings the host to the state that every script starts from.
 func (w *watch) begin(ctx context.Context) error {
+	if err := w.h.reconnect(ctx); err != nil {
+		return err
+	}
 	out, err := w.h.output(ctx, "systemctl reset-failed; ephemeral-builder install -spec=lab.toml >/dev/null 2>&1 && journalctl -q -n 0 --show-cursor")
 	w.since = strings.TrimSpace(strings.TrimPrefix(strings.TrimSpace(out), "-- cursor: "))
 	return err
@@ -205,6 +208,9 @@ func (w *watch) end(ctx context.Context) {
 
 // evidence saves what explains a failure.
 func (w *watch) evidence(ctx context.Context) (dir string, err error) {
+	if err := w.h.reconnect(ctx); err != nil {
+		return "", err
+	}
 	dir = filepath.Join(ResultsDir, w.name)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return dir, err
