@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	"github.com/pelletier/go-toml/v2"
 	"golang.org/x/crypto/ssh"
@@ -72,6 +73,8 @@ func (h *host) reconnect(ctx context.Context) error {
 	default:
 		return nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
 	root, err := h.lab.Dial(ctx)
 	if err == nil {
 		h.root = root
@@ -85,9 +88,15 @@ func (h *host) run(ctx context.Context, command string, stdin io.Reader, stdout,
 	return h.root.Run(ctx, "KEYS="+units.ConfigDir+"/"+spec.Default().Name+"; "+command, stdin, stdout, stderr)
 }
 
+// ownTimeout bounds a command of the harness itself: the longest extracts an image under
+// emulation, in some two minutes.
+const ownTimeout = 10 * time.Minute
+
 // output is run for the harness's own needs: standard output, or an error with all that
 // was printed.
 func (h *host) output(ctx context.Context, command string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, ownTimeout)
+	defer cancel()
 	var stdout, stderr bytes.Buffer
 	if err := h.run(ctx, command, nil, &stdout, &stderr); err != nil {
 		return "", fmt.Errorf("on the lab host: %s: %w\n%s%s", command, err, stdout.String(), stderr.String())
