@@ -14,6 +14,15 @@ import (
 // Lock waits for the exclusive lock of dir, which must exist, until ctx is done. The
 // lock is per open file: it holds against this process's other calls too.
 func Lock(ctx context.Context, dir string) (unlock func(), err error) {
+	return lock(ctx, dir, syscall.LOCK_EX)
+}
+
+// Share is [Lock] for any number of holders at once, none of which has it exclusively.
+func Share(ctx context.Context, dir string) (unlock func(), err error) {
+	return lock(ctx, dir, syscall.LOCK_SH)
+}
+
+func lock(ctx context.Context, dir string, how int) (unlock func(), err error) {
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
@@ -22,7 +31,7 @@ func Lock(ctx context.Context, dir string) (unlock func(), err error) {
 		return nil, err
 	}
 	locked := make(chan error, 1)
-	go func() { locked <- flock(f, syscall.LOCK_EX) }()
+	go func() { locked <- flock(f, how) }()
 	select {
 	case err = <-locked:
 	case <-ctx.Done():
