@@ -9,44 +9,62 @@ import (
 )
 
 // keyLines finds where each key of a TOML document is first written: tables, values
-// and, as packages[3], the items of lists. Decoding forgets it, but a problem with a
-// value that is correct TOML needs it. The document must be one that decodes.
+// and, as packages[3] or sources[0].uri, what is in lists and in arrays of tables.
+// Decoding forgets it, but a problem with a value that is correct TOML needs it. The
+// document must be one that decodes.
 func keyLines(data []byte) map[string]int {
 	lines := map[string]int{}
 	var parser unstable.Parser
 	parser.Reset(data)
-	markKey := func(path string, parts unstable.Iterator) string {
-		for parts.Next() {
-			path = dotted(path, string(parts.Node().Data))
-			if lines[path] == 0 {
-				lines[path] = parser.Shape(parts.Node().Raw).Start.Line
-			}
+	mark := func(key string, line int) {
+		if lines[key] == 0 {
+			lines[key] = line
 		}
-		return path
 	}
+	lineOf := func(n *unstable.Node) int { return parser.Shape(n.Raw).Start.Line }
+
 	var keyValue func(path string, n *unstable.Node)
+	var inside func(path string, value *unstable.Node)
 	keyValue = func(path string, n *unstable.Node) {
-		key := markKey(path, n.Key())
-		items := n.Value().Children()
+		for parts := n.Key(); parts.Next(); {
+			path = dotted(path, string(parts.Node().Data))
+			mark(path, lineOf(parts.Node()))
+		}
+		inside(path, n.Value())
+	}
+	inside = func(path string, value *unstable.Node) {
+		items := value.Children()
 		for i := 0; items.Next(); i++ {
-			switch n.Value().Kind {
+			switch item := items.Node(); value.Kind {
 			case unstable.InlineTable:
-				keyValue(key, items.Node())
+				keyValue(path, item)
 			case unstable.Array:
-				item := fmt.Sprintf("%s[%d]", key, i)
-				lines[item] = lines[key]
-				if raw := items.Node().Raw; raw.Length > 0 { // not kept for a list in the list
-					lines[item] = parser.Shape(raw).Start.Line
+				key, line := fmt.Sprintf("%s[%d]", path, i), lines[path]
+				if item.Raw.Length > 0 { // not kept for a list in the list
+					line = lineOf(item)
 				}
+				mark(key, line)
+				inside(key, item)
 			}
 		}
 	}
 
-	table := ""
+	table, tables := "", map[string]int{} // how many there are so far in each array of tables
 	for parser.NextExpression() {
 		switch e := parser.Expression(); e.Kind {
 		case unstable.Table, unstable.ArrayTable:
-			table = markKey("", e.Key())
+			table = ""
+			for parts := e.Key(); parts.Next(); {
+				table = dotted(table, string(parts.Node().Data))
+				mark(table, lineOf(parts.Node()))
+				if e.Kind == unstable.ArrayTable && parts.IsLast() {
+					tables[table]++
+				}
+				if n := tables[table]; n > 0 {
+					table = fmt.Sprintf("%s[%d]", table, n-1)
+					mark(table, lineOf(parts.Node()))
+				}
+			}
 		case unstable.KeyValue:
 			keyValue(table, e)
 		}

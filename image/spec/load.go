@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -17,8 +18,9 @@ import (
 // File is the name under which [Load] looks for a spec when none is named.
 const File = "ephemeral-builder.toml"
 
-// Load reads the spec in the file at path. The empty path stands for [File] in the
-// current directory, or for [Default] if there is no such file.
+// Load reads the spec in the file at path, and checks all that it refers to as
+// [Spec.Inputs] does. The empty path stands for [File] in the current directory, or for
+// [Default] if there is no such file. The error is as [Parse] has it.
 func Load(path string) (Spec, error) {
 	name := path
 	if name == "" {
@@ -27,7 +29,6 @@ func Load(path string) (Spec, error) {
 	data, err := os.ReadFile(name)
 	switch {
 	case err == nil:
-		return Parse(name, data)
 	case !errors.Is(err, fs.ErrNotExist):
 		return Spec{}, err
 	case path == "":
@@ -35,6 +36,20 @@ func Load(path string) (Spec, error) {
 	default:
 		return Spec{}, fmt.Errorf("%w: name a spec that exists, or none for %s or the defaults", err, File)
 	}
+
+	s, problems, err := parse(name, data)
+	if err != nil {
+		return Spec{}, err
+	}
+	_, unusable := s.inputs()
+	unusable = slices.DeleteFunc(unusable, func(p problem) bool { // a path of the wrong form
+		return slices.ContainsFunc(problems, func(known problem) bool { return known.key == p.key })
+	})
+	problems = append(problems, unusable...)
+	if err := join(s.origin.place(problems)); err != nil {
+		return Spec{}, err
+	}
+	return s, nil
 }
 
 // Parse reads data over [Default] and validates the result. The error joins one error
@@ -43,27 +58,35 @@ func Load(path string) (Spec, error) {
 //	ephemeral-builder.toml:3: unknown key "concurency": did you mean "concurrency"?
 //
 // Only a syntax error comes alone, as nothing after it can be trusted. The file's name
-// is for these messages; Parse opens nothing.
+// is for these messages, and its folder for paths in the spec; Parse opens nothing.
 func Parse(file string, data []byte) (Spec, error) {
+	s, problems, err := parse(file, data)
+	if err == nil {
+		err = join(s.origin.place(problems))
+	}
+	if err != nil {
+		return Spec{}, err
+	}
+	return s, nil
+}
+
+func parse(file string, data []byte) (Spec, []problem, error) {
 	var tree map[string]any
 	if err := toml.Unmarshal(data, &tree); err != nil {
-		return Spec{}, syntaxProblem(file, data, err)
+		return Spec{}, nil, syntaxProblem(file, data, err)
+	}
+	dir, err := filepath.Abs(filepath.Dir(file))
+	if err != nil {
+		return Spec{}, nil, err
 	}
 
 	s := Default()
+	s.origin = &origin{file, dir, keyLines(data)}
 	r := reader{settings: settings(&s)}
 	r.table("", tree)
 	// A value that could not be read has left the valid default in place: all that is
 	// found here was written in the file, and no key is reported for both reasons.
-	problems := append(r.problems, s.problems()...)
-	lines := keyLines(data)
-	for i := range problems {
-		problems[i].file, problems[i].line = file, lines[problems[i].key]
-	}
-	if err := join(problems); err != nil {
-		return Spec{}, err
-	}
-	return s, nil
+	return s, append(r.problems, s.problems()...), nil
 }
 
 // bareText is a key with text for a value that lacks its quotes: suite = trixie,
@@ -104,7 +127,12 @@ func settings(s *Spec) []setting {
 		{"name", &s.Name},
 		{"suite", &s.Suite},
 		{"mirror", &s.Mirror},
+		{"arch", &s.Arch},
 		{"packages", &s.Packages},
+		{"sources", &s.Sources},
+		{"files", &s.Files},
+		{"hooks", &s.Hooks},
+		{"setuid", &s.Setuid},
 		{"concurrency", &s.Concurrency},
 		{"user.uid", &s.User.UID},
 		{"user.gid", &s.User.GID},
@@ -174,6 +202,8 @@ func (r *reader) assign(key string, dst, value any) {
 		*dst = int(n)
 	case *[]string:
 		r.assignList(key, dst, value)
+	case *[]Source:
+		r.assignSources(key, dst, value)
 	case *netip.AddrPort:
 		if !isText {
 			mismatch(`text in quotes, such as "127.0.0.1:24"`)
@@ -204,7 +234,7 @@ func (r *reader) assignList(key string, dst *[]string, value any) {
 		r.report(key, `%s is %s: use a list, such as ["git", "curl"]`, key, kind(value))
 		return
 	}
-	texts := make([]string, 0, len(list))
+	var texts []string // nil if empty, as it is after a way through JSON
 	for i, item := range list {
 		text, ok := item.(string)
 		if !ok {

@@ -27,12 +27,18 @@ func TestDefault(t *testing.T) {
 		Limits:      Limits{StartTimeout: Duration(30 * time.Second), Lifetime: Duration(2 * time.Hour)},
 	}
 	got, err := Parse("empty.toml", nil)
-	if err != nil || !reflect.DeepEqual(got, want) {
+	if err != nil || !same(got, want) {
 		t.Errorf("got %+v, %v, want %+v", got, err, want)
 	}
 	if err := Default().Validate(); err != nil {
 		t.Error(err)
 	}
+}
+
+// same compares all that is written in a spec, but not where that was read.
+func same(a, b Spec) bool {
+	a.origin, b.origin = nil, nil
+	return reflect.DeepEqual(a, b)
 }
 
 // Each number that administrators know from running such builders by hand is one line.
@@ -58,14 +64,31 @@ func TestOneLiners(t *testing.T) {
 		`mirror = "file:///srv/debian"`:             func(s *Spec) { s.Mirror = "file:///srv/debian" },
 		`mirror = "file:/srv/debian"`:               func(s *Spec) { s.Mirror = "file:/srv/debian" },
 		`mirror = "https://[fd00::1]:8080/debian/"`: func(s *Spec) { s.Mirror = "https://[fd00::1]:8080/debian/" },
-		`packages = ["openssh-server", "g++"]`:      func(s *Spec) { s.Packages = []string{"openssh-server", "g++"} },
+		`arch = "arm64"`:                            func(s *Spec) { s.Arch = "arm64" },
+		`arch = ""`:                                 func(s *Spec) {},
+		`files = "files"`:                           func(s *Spec) { s.Files = "files" },
+		`hooks = ["a.sh", "../b.sh"]`:               func(s *Spec) { s.Hooks = []string{"a.sh", "../b.sh"} },
+		`hooks = []`:                                func(s *Spec) {},
+		`setuid = ["/usr/bin/newuidmap"]`:           func(s *Spec) { s.Setuid = []string{"/usr/bin/newuidmap"} },
+		`sources = []`:                              func(s *Spec) {},
+		`sources = [{uri = "https://h/d", suite = "trixie-security"}]`: func(s *Spec) {
+			s.Sources = []Source{{URI: "https://h/d", Suite: "trixie-security", Components: []string{"main"}}}
+		},
+		"[[sources]]\nuri = 'http://h'\nsuite = 'bullseye/updates'\ncomponents = ['main', 'non-free']\nkey = '../k.asc'\n" +
+			"[[sources]]\nuri = 'file:///srv'\nsuite = 'sid'": func(s *Spec) {
+			s.Sources = []Source{
+				{"http://h", "bullseye/updates", []string{"main", "non-free"}, "../k.asc"},
+				{"file:///srv", "sid", []string{"main"}, ""},
+			}
+		},
+		`packages = ["openssh-server", "g++"]`: func(s *Spec) { s.Packages = []string{"openssh-server", "g++"} },
 	}
 	for line, set := range tests {
 		t.Run(line, func(t *testing.T) {
 			want := Default()
 			set(&want)
 			got, err := Parse("x.toml", []byte(line))
-			if err != nil || !reflect.DeepEqual(got, want) {
+			if err != nil || !same(got, want) {
 				t.Errorf("got %+v, %v, want %+v", got, err, want)
 			}
 		})
@@ -80,7 +103,12 @@ func TestProblems(t *testing.T) {
 	const durationHelp = `not a time of whole seconds above zero: use h, m and s, such as "90s" or "1h30m"`
 	const nameHelp = `use lower-case letters, digits and single hyphens, a letter first and no hyphen last`
 	const idHelp = `use 1000 to 59999, the range Debian keeps for ordinary users`
-	const mirrorHelp = `mirror is no plain URL: use http://HOST/PATH, https://HOST/PATH or file:///PATH, without blanks, commas, user name or password`
+	const urlHelp = `use http://HOST/PATH, https://HOST/PATH or file:///PATH, without blanks, commas, user name or password`
+	const mirrorHelp = `mirror is no plain URL: ` + urlHelp
+	const suiteHelp = `use the name of a folder below dists/, such as trixie-backports: an archive without dists/ can't be used`
+	const absolute = `is absolute: use a path relative to the folder of the spec, which can be moved with it`
+	const setuidHelp = `use the absolute path of one file, without patterns`
+	const source = "[[sources]]\nuri = 'http://h'\nsuite = 'sid'\n"
 	const packageHelp = `use a to z, 0 to 9, +, - and . only, two at least, a letter or digit first`
 	const noQuotes = `text without quotes: put "..." around it`
 
@@ -95,12 +123,25 @@ func TestProblems(t *testing.T) {
 		{"misspelt key outside its table", "memory_mx = 9000", `x.toml:1: unknown key "memory_mx": did you mean "limits.memory_max"?`},
 		{"key in another table", "[ssh]\ngid = 9000", `x.toml:2: unknown key "ssh.gid": did you mean "user.gid"?`},
 		{"top-level key in a table", "[limits]\ntasks_max = 64\nconcurrency = 2", `x.toml:3: unknown key "limits.concurrency": did you mean "concurrency"? it goes above the first [table]`},
-		{"unknown key", "zzz = 1", `x.toml:1: unknown key "zzz": use name, suite, mirror, packages, concurrency`},
+		{"unknown key", "zzz = 1", `x.toml:1: unknown key "zzz": use name, suite, mirror, arch, packages, sources, files, hooks, setuid, concurrency`},
 		{"unknown key in a table", "[user]\nshell = 1", `x.toml:2: unknown key "user.shell": use user.uid, user.gid`},
 		{"misspelt table", "[limit]\nmemory_max = '1G'\ntasks_max = 4", `x.toml:1: unknown table "limit": did you mean "limits"?`},
-		{"unknown table", "[network]\nmtu = 4", `x.toml:1: unknown table "network": use user, ssh, limits`},
+		{"unknown table", "[network]\nmtu = 4", `x.toml:1: unknown table "network": use sources, user, ssh, limits`},
 		{"quoted key with a dot", `"user.uid" = 0`, `x.toml:1: unknown key "\"user.uid\"": did you mean "user.uid"?`},
-		{"empty key", `"" = 0`, `x.toml:1: unknown key "\"\"": use name, suite, mirror, packages, concurrency`},
+		{"empty key", `"" = 0`, `x.toml:1: unknown key "\"\"": use name, suite, mirror, arch, packages, sources, files, hooks, setuid, concurrency`},
+		{"misspelt key of a source", "[[sources]]\nsuite = 'sid'\n[[sources]]\nurl = 'x'\n\nky = 'y'", `x.toml:4: unknown key "sources[1].url": did you mean "sources[1].uri"?` + "\n" +
+			`x.toml:6: unknown key "sources[1].ky": did you mean "sources[1].key"?`},
+		{"misspelt key of an inline source", "sources = [\n{ suite = 'sid' },\n{ suit = 'x' } ]", `x.toml:3: unknown key "sources[1].suit": did you mean "sources[1].suite"?`},
+		{"unknown key of a source", "[[sources]]\nzzz = 'x'", `x.toml:2: unknown key "sources[0].zzz": use sources[0].uri, sources[0].suite, sources[0].components, sources[0].key`},
+		{"key outside its source", "uri = 'http://h'", `x.toml:1: unknown key "uri": did you mean "[[sources]].uri"?`},
+		{"top-level key below a source", "[[sources]]\nsuite = 'sid'\nhooks = ['x']", `x.toml:3: unknown key "sources[0].hooks": did you mean "hooks"? it goes above the first [table]`},
+		{"misspelt array of tables", "\n[[source]]\nsuite = 'sid'", `x.toml:2: unknown key "source": did you mean "sources"?`},
+		{"misspelt table for sources", "\n[source]\nsuite = 'sid'", `x.toml:2: unknown table "source": did you mean "sources"?`},
+		{"table in a source", "[[sources]]\n[[sources]]\n[sources.key]\na = 1", `x.toml:3: sources[1].key is a table: use text in quotes`},
+		{"misspelt hooks", "hook = ['x']", `x.toml:1: unknown key "hook": did you mean "hooks"?`},
+		{"misspelt setuid", "set_uid = ['x']", `x.toml:1: unknown key "set_uid": did you mean "setuid"?`},
+		{"misspelt files", "file = 'x'", `x.toml:1: unknown key "file": did you mean "files"?`},
+		{"misspelt arch", "archs = 'x'", `x.toml:1: unknown key "archs": did you mean "arch"?`},
 
 		// Types.
 		{"string for a number", "[user]\nuid = '9000'", `x.toml:2: user.uid is a string: use a whole number without quotes`},
@@ -118,6 +159,11 @@ func TestProblems(t *testing.T) {
 		{"table for a string", "[name]\na = 1", `x.toml:1: name is a table: use text in quotes`},
 		{"value for a table", "user = 9000", `x.toml:1: user is an integer: use a table, [user]`},
 		{"array of tables", "\n[[user]]\nuid = 1", `x.toml:2: user is an array: use a table, [user]`},
+		{"table for sources", "\n[sources]\nuri = 'http://h'", `x.toml:2: sources is a table: use a table for each, [[sources]] with uri and suite`},
+		{"strings for sources", "sources = [\n'http://h']", `x.toml:2: sources[0] is a string: use a table, [[sources]] with uri and suite`},
+		{"number in a source", "[[sources]]\nuri = 'http://h'\nsuite = 13", `x.toml:3: sources[0].suite is an integer: use text in quotes`},
+		{"string for components", "[[sources]]\n[[sources]]\ncomponents = 'main'", `x.toml:3: sources[1].components is a string: use a list, such as ["git", "curl"]`},
+		{"string for hooks", "hooks = 'x'", `x.toml:1: hooks is a string: use a list, such as ["git", "curl"]`},
 
 		// Syntax.
 		{"no quotes", "\nname = php", `x.toml:2:8: ` + noQuotes},
@@ -148,6 +194,31 @@ func TestProblems(t *testing.T) {
 		{"mirror with a password", "mirror = 'http://me:secret@mirror.example/debian'", `x.toml:1: ` + mirrorHelp},
 		{"mirror without a host", "mirror = 'http:///debian'", `x.toml:1: ` + mirrorHelp},
 		{"relative mirror", "mirror = 'debian'", `x.toml:1: ` + mirrorHelp},
+		{"the kernel's architecture", "arch = 'x86_64'", `x.toml:1: arch "x86_64": use amd64, arm64, or nothing for the machine's own`},
+		{"source without anything", "\n[[sources]]", "x.toml:2: sources[0].suite is missing: use the name of a folder below dists/, such as trixie-backports\n" +
+			"x.toml:2: sources[0].uri is missing: " + urlHelp},
+		{"source with a password", source + "\n[[sources]]\nsuite = 'sid'\nuri = 'http://me:secret@h'", "x.toml:7: sources[1].uri is no plain URL: " + urlHelp},
+		{"source with a blank", "[[sources]]\nsuite = 'sid'\nuri = 'http://h d'", "x.toml:3: sources[0].uri is no plain URL: " + urlHelp},
+		{"source with options", "[[sources]]\nsuite = 'sid'\nuri = '[trusted=yes] http://h'", "x.toml:3: sources[0].uri is no plain URL: " + urlHelp},
+		{"source that is flat", "[[sources]]\nuri = 'http://h'\nsuite = './'", `x.toml:3: sources[0].suite "./": ` + suiteHelp},
+		{"suite that leads out", "[[sources]]\nuri = 'http://h'\nsuite = 'a/../..'", `x.toml:3: sources[0].suite "a/../..": ` + suiteHelp},
+		{"suite with a blank", "[[sources]]\nuri = 'http://h'\nsuite = 'sid main'", `x.toml:3: sources[0].suite "sid main": ` + suiteHelp},
+		{"source twice", source + source, `x.toml:6: sources[1].suite "sid" is listed twice for this uri: name all components in one of the two`},
+		{"no components", source + "components = []", `x.toml:4: sources[0].components is empty: leave it out for main alone`},
+		{"component with a blank", source + "components = [\n'main contrib']", `x.toml:5: sources[0].components[0] "main contrib" is no component: use main, contrib, non-free or what else the archive has`},
+		{"component twice", source + "components = ['main',\n'main']", `x.toml:5: sources[0].components[1] "main" is listed twice: remove one`},
+		{"absolute key", source + "key = '/etc/k.asc'", `x.toml:4: sources[0].key "/etc/k.asc" ` + absolute},
+		{"absolute files", "files = '/etc'", `x.toml:1: files "/etc" ` + absolute},
+		{"absolute hook", "hooks = ['a',\n'/b']", `x.toml:2: hooks: "/b" ` + absolute},
+		{"empty hook", "hooks = ['']", `x.toml:1: hooks: is empty: use the path of a file`},
+		{"hook twice", "hooks = ['a', 'b',\n'a']", `x.toml:2: hooks: "a" is listed twice: remove one`},
+		{"relative setuid", "setuid = ['usr/bin/sudo']", `x.toml:1: setuid: "usr/bin/sudo": ` + setuidHelp},
+		{"setuid with a pattern", "setuid = ['/usr/bin/*']", `x.toml:1: setuid: "/usr/bin/*": ` + setuidHelp},
+		{"setuid with dots", "setuid = ['/usr/../bin/sudo']", `x.toml:1: setuid: "/usr/../bin/sudo": ` + setuidHelp},
+		{"setuid with a newline", `setuid = ["/usr/bin/sudo\n"]`, `x.toml:1: setuid: "/usr/bin/sudo\n": ` + setuidHelp},
+		{"setuid of a folder", "setuid = ['/usr/bin/']", `x.toml:1: setuid: "/usr/bin/": ` + setuidHelp},
+		{"setuid behind a link", "setuid = ['/lib/x/helper']", `x.toml:1: setuid: "/lib/x/helper" is behind a link: use "/usr/lib/x/helper"`},
+		{"setuid twice", "setuid = ['/usr/bin/a',\n'/usr/bin/a']", `x.toml:2: setuid: "/usr/bin/a" is listed twice: remove one`},
 		{"no packages", "packages = []", `x.toml:1: packages is empty: every container runs sshd: add openssh-server`},
 		{"no sshd", "packages = [\n'git']", `x.toml:1: packages: every container runs sshd: add openssh-server`},
 		{"package in capitals", "packages = ['openssh-server',\n'Git']", `x.toml:2: packages: "Git" is no Debian package name: ` + packageHelp},
@@ -250,8 +321,12 @@ func TestLoad(t *testing.T) {
 func TestJSON(t *testing.T) {
 	s := Default()
 	s.Packages = []string{"openssh-server"}
+	s.Arch, s.Files, s.Hooks, s.Setuid = "arm64", "files", []string{"hooks/a"}, []string{"/usr/bin/sudo"}
+	s.Sources = []Source{{"http://h", "sid", []string{"main"}, "k.asc"}}
 	s.Limits = Limits{CPUQuota: 25, MemoryMax: 256 << 20, TasksMax: 64, StartTimeout: s.Limits.StartTimeout, Lifetime: s.Limits.Lifetime}
-	want := `{"name":"ephemeral-builder","suite":"stable","mirror":"","packages":["openssh-server"],"concurrency":4,` +
+	want := `{"name":"ephemeral-builder","suite":"stable","mirror":"","arch":"arm64","packages":["openssh-server"],` +
+		`"sources":[{"uri":"http://h","suite":"sid","components":["main"],"key":"k.asc"}],` +
+		`"files":"files","hooks":["hooks/a"],"setuid":["/usr/bin/sudo"],"concurrency":4,` +
 		`"user":{"uid":9000,"gid":9000},"ssh":{"listen":"127.0.0.1:24"},` +
 		`"limits":{"cpu_quota":"25%","memory_high":"","memory_max":"256M","tasks_max":64,"home_size":"","start_timeout":"30s","lifetime":"2h"}}`
 	got, err := json.Marshal(s)
@@ -273,7 +348,7 @@ func roundTrip(t *testing.T, s Spec) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, err := Parse("again.toml", text); err != nil || !reflect.DeepEqual(got, s) {
+	if got, err := Parse("again.toml", text); err != nil || !same(got, s) {
 		t.Errorf("got %+v, %v, want %+v", got, err, s)
 	}
 }
@@ -286,6 +361,8 @@ func FuzzParse(f *testing.F) {
 		"[limits]\ncpu_quota = '25%'\nmemory_high = '128M'\nmemory_max = '256M'\ntasks_max = 64\nhome_size = '64M'\nstart_timeout = '1m'\nlifetime = '2h'",
 		"user = {uid = 0, \"x\".y = [[1], {a = 2}]}\n[[limit]]\na.b.c = 1\n[[limit]]",
 		"packages = [\n1, [], {}, 'a',\n]\nname = php",
+		"arch = 'arm64'\nfiles = 'files'\nhooks = ['a', '../b']\nsetuid = ['/usr/bin/sudo']\n[[sources]]\nuri = 'file:///srv'\nsuite = 'sid'\n[[sources]]\nuri = 'https://h'\nsuite = 'a/b'\ncomponents = ['c']\nkey = 'k.asc'",
+		"sources = [\n{uri = 'http://h', suite = 1},\n[], {a.b = [{c = 1}]}]\n[[x]]\n[x.y]\n[[x.z]]\nq = 1",
 	} {
 		f.Add([]byte(seed))
 	}

@@ -3,7 +3,8 @@
 // TOML file, ephemeral-builder.toml; without a file, [Default] is a working builder.
 //
 // A [Spec] is read once and passed down. Its JSON form, with the same keys as the
-// file, is part of an image's manifest.
+// file, is part of an image's manifest. What the spec only refers to, such as files for
+// the image, is its [Inputs].
 package spec
 
 import "net/netip"
@@ -27,10 +28,29 @@ type Spec struct {
 	// with the image, so that it can't carry a user name or a password.
 	Mirror string `toml:"mirror" json:"mirror"`
 
+	// Arch is Debian's name of the architecture, amd64 or arm64. Empty means that of the
+	// machine that builds.
+	Arch string `toml:"arch" json:"arch,omitempty"`
+
 	// Packages are the Debian packages in the image beyond the base system, by name
 	// only (Debian Policy 5.6.1), each once. A list in the file replaces the default
 	// one. openssh-server must be among them.
 	Packages []string `toml:"packages" json:"packages"`
+
+	// Sources are where packages may come from besides the mirror, in the file's order.
+	Sources []Source `toml:"sources" json:"sources,omitempty"`
+
+	// Files is a folder, relative to the spec's own, that is laid over the image's root.
+	// [Inputs.WriteFiles] says what may be in it. Empty means none.
+	Files string `toml:"files" json:"files,omitempty"`
+
+	// Hooks are scripts, relative to the spec's folder, that run as root in the chroot of
+	// the image, in this order and without a network. Each begins with "#!".
+	Hooks []string `toml:"hooks" json:"hooks,omitempty"`
+
+	// Setuid are absolute paths of files in the image that may have a setuid or setgid
+	// bit or capabilities, besides those that Debian's own packages bring.
+	Setuid []string `toml:"setuid" json:"setuid,omitempty"`
 
 	// Concurrency is how many containers may run at once, 1 to 1000.
 	Concurrency int `toml:"concurrency" json:"concurrency"`
@@ -38,6 +58,32 @@ type Spec struct {
 	User   User   `toml:"user" json:"user"`
 	SSH    SSH    `toml:"ssh" json:"ssh"`
 	Limits Limits `toml:"limits" json:"limits"`
+
+	origin *origin
+}
+
+// origin is where a spec was read. It stays out of the manifest, which must not depend
+// on the machine. A spec that was not read from a file has none.
+type origin struct {
+	file  string         // as [Parse] got it, for messages
+	dir   string         // the file's folder, absolute: what paths in the spec are relative to
+	lines map[string]int // see keyLines
+}
+
+// place gives problems the position of their keys. What is missing from a table has that
+// of the table.
+func (o *origin) place(problems []problem) []problem {
+	if o == nil {
+		return problems
+	}
+	for i := range problems {
+		p := &problems[i]
+		p.file = o.file
+		for key := p.key; key != "" && p.line == 0; key, _ = split(key) {
+			p.line = o.lines[key]
+		}
+	}
+	return problems
 }
 
 // User is the builder, the unprivileged user that jobs run as, by its numbers inside

@@ -11,6 +11,7 @@ import (
 func (r *reader) unknown(path, key string, isTable bool) string {
 	if isTable {
 		text := fmt.Sprintf("unknown table %q: ", key)
+		tables := append([]string{"sources"}, tables...)
 		if near := nearest(key, tables); near != "" {
 			return text + fmt.Sprintf("did you mean %q?", near)
 		}
@@ -23,6 +24,9 @@ func (r *reader) unknown(path, key string, isTable bool) string {
 		if table, _ := split(s.key); table == path {
 			here = append(here, s.key)
 		}
+	}
+	for _, s := range sourceSettings("[[sources]]", new(Source)) {
+		keys = append(keys, s.key)
 	}
 	text := fmt.Sprintf("unknown key %q: ", key)
 	near := nearest(key, keys)

@@ -2,6 +2,7 @@ package spec
 
 import (
 	"fmt"
+	"path"
 	"regexp"
 	"slices"
 	"strings"
@@ -11,6 +12,7 @@ var (
 	nameForm    = regexp.MustCompile(`^[a-z][a-z0-9]*(-[a-z0-9]+)*$`)
 	suiteForm   = regexp.MustCompile(`^[a-z][a-z0-9.-]*$`)
 	packageForm = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]+$`) // Debian Policy 5.6.1
+	setuidForm  = regexp.MustCompile(`^(/[^/[:space:][:cntrl:]*?\[\]]+)+$`)
 	// It ends up in a sources.list line and in arguments, where blanks, commas, brackets
 	// and quotes mean something. No "@": a password would be published with the image.
 	mirrorForm = regexp.MustCompile(`^(https?://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]+)?(/[A-Za-z0-9._~%+/-]*)?|file:(//)?/[A-Za-z0-9._~%+/-]+)$`)
@@ -26,6 +28,7 @@ const (
 	idMin, idMax = 1000, 59999
 
 	listenForm    = "not an IP address with a port from 1 to 65535: use 127.0.0.1:24 or [::1]:24"
+	urlForm       = "use http://HOST/PATH, https://HOST/PATH or file:///PATH, without blanks, commas, user name or password"
 	needsOpenSSH  = "every container runs sshd: add openssh-server"
 	opensshServer = "openssh-server"
 )
@@ -54,7 +57,10 @@ func (s Spec) problems() []problem {
 	}
 	if s.Mirror != "" && !mirrorForm.MatchString(s.Mirror) {
 		// The value stays out of the message: it may hold a password.
-		report("mirror", "mirror is no plain URL: use http://HOST/PATH, https://HOST/PATH or file:///PATH, without blanks, commas, user name or password")
+		report("mirror", "mirror is no plain URL: %s", urlForm)
+	}
+	if s.Arch != "" && s.Arch != "amd64" && s.Arch != "arm64" {
+		report("arch", "arch %q: use amd64, arm64, or nothing for the machine's own", s.Arch)
 	}
 
 	seen := map[string]bool{}
@@ -72,6 +78,32 @@ func (s Spec) problems() []problem {
 		report("packages", "packages is empty: %s", needsOpenSSH)
 	} else if !seen[opensshServer] {
 		report("packages", "packages: %s", needsOpenSSH)
+	}
+	found = append(found, sourceProblems(s.Sources)...)
+	if s.Files != "" {
+		if text := pathProblem(s.Files); text != "" {
+			report("files", "files %s", text)
+		}
+	}
+	for i, name := range s.Hooks {
+		key := fmt.Sprintf("hooks[%d]", i)
+		if text := pathProblem(name); text != "" {
+			report(key, "hooks: %s", text)
+		} else if slices.Index(s.Hooks, name) < i {
+			report(key, "hooks: %q is listed twice: remove one", name)
+		}
+	}
+	for i, name := range s.Setuid {
+		key := fmt.Sprintf("setuid[%d]", i)
+		_, isMerged := merged(strings.TrimPrefix(name, "/"))
+		switch {
+		case !setuidForm.MatchString(name) || path.Clean(name) != name:
+			report(key, "setuid: %q: use the absolute path of one file, without patterns", name)
+		case isMerged:
+			report(key, "setuid: %q is behind a link: use %q", name, "/usr"+name)
+		case slices.Index(s.Setuid, name) < i:
+			report(key, "setuid: %q is listed twice: remove one", name)
+		}
 	}
 	if s.Concurrency < 1 || s.Concurrency > 1000 {
 		report("concurrency", "concurrency is %d: use 1 to 1000", s.Concurrency)
