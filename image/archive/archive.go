@@ -1,5 +1,5 @@
-// Package archive packs a root file system tree into a .tar.zst file and unpacks it
-// again, byte-identically for equal trees.
+// Package archive packs the tar stream of a root file system into a .tar.zst file and
+// unpacks it again, byte-identically for equal trees.
 //
 // The tar inside is POSIX pax (pax(1)), which every tar reads:
 //
@@ -17,10 +17,12 @@
 package archive
 
 import (
+	"archive/tar"
 	"context"
 	"encoding/hex"
 	"errors"
 	"hash"
+	"io"
 )
 
 // Summary describes one archive. It is the same for whoever packed it and whoever
@@ -31,7 +33,31 @@ type Summary struct {
 	Entries   int    // files, directories and links
 }
 
-// ErrDamaged is wrapped by the error of [Unpack] for a stream that ends too early, has
+// Visitor looks at the entries of an archive as they pass, in the archive's order. It
+// returns where the content of a regular file is to be written too, or nil. An error of
+// that writer ends the pass. The header is the visitor's to keep, not to change.
+type Visitor func(h *tar.Header) (content io.Writer)
+
+type visitors []Visitor
+
+// open shows h to all visitors. It returns nil if none wants the content.
+func (all visitors) open(h *tar.Header) io.Writer {
+	var writers []io.Writer
+	for _, visit := range all {
+		if w := visit(h); w != nil && h.Typeflag == tar.TypeReg {
+			writers = append(writers, w)
+		}
+	}
+	switch len(writers) {
+	case 0:
+		return nil
+	case 1:
+		return writers[0]
+	}
+	return io.MultiWriter(writers...)
+}
+
+// ErrDamaged is wrapped by the errors of reading, for a stream that ends too early, has
 // changed since it was packed, or never was a .tar.zst.
 var ErrDamaged = errors.New("archive is cut short or damaged")
 

@@ -17,7 +17,7 @@ import (
 func compress(t *testing.T, raw []byte) []byte {
 	t.Helper()
 	var out bytes.Buffer
-	z, err := newEncoder(&out, 1)
+	z, err := newEncoder(&out)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/klauspost/compress/zstd"
 	"golang.org/x/sys/unix"
 )
 
@@ -43,26 +42,16 @@ func Unpack(ctx context.Context, r io.Reader, dir string, opts UnpackOptions) (S
 	}
 
 	u := &unpacker{
-		ctx:  ctx,
 		root: root,
 		buf:  make([]byte, copySize),
 		dirs: map[string]bool{".": true},
 	}
-	z, err := zstd.NewReader(source{r})
+	in, err := newReader(ctx, r, &meter{ctx: ctx, hash: sha256.New(), progress: opts.Progress})
 	if err != nil {
-		return Summary{}, u.broken(err)
+		return Summary{}, err
 	}
-	defer z.Close()
-	u.zstd = &ending{Reader: z}
-	m := &meter{ctx: ctx, hash: sha256.New(), progress: opts.Progress}
-	stream := io.TeeReader(u.zstd, m)
-
-	entries, err := u.unpack(tar.NewReader(stream))
-	if err == nil {
-		if _, err = io.CopyBuffer(io.Discard, stream, u.buf); err != nil { // padding, and zstd's checksum
-			err = u.broken(err)
-		}
-	}
+	defer in.Close()
+	err = u.unpack(in)
 	if err == nil {
 		err = u.finishDirs()
 	}
@@ -72,7 +61,7 @@ func Unpack(ctx context.Context, r io.Reader, dir string, opts UnpackOptions) (S
 	if err != nil {
 		return Summary{}, fmt.Errorf("unpack into %s: %w", dir, err)
 	}
-	return m.summary(entries), nil
+	return in.Summary(), nil
 }
 
 func empty(root *os.Root) error {
@@ -91,77 +80,29 @@ func empty(root *os.Root) error {
 	}
 }
 
-// source marks the errors of the caller's reader, to tell them from a damaged stream.
-type source struct{ r io.Reader }
-
-type sourceError struct{ error }
-
-func (e sourceError) Unwrap() error { return e.error }
-
-func (s source) Read(p []byte) (int, error) {
-	n, err := s.r.Read(p)
-	if err != nil && err != io.EOF {
-		err = sourceError{err}
-	}
-	return n, err
-}
-
-// ending remembers that the end was read, which archive/tar does not tell from the two
-// empty blocks that end a tar.
-type ending struct {
-	io.Reader
-	reached bool
-}
-
-func (e *ending) Read(p []byte) (int, error) {
-	n, err := e.Reader.Read(p)
-	if n > 0 {
-		return n, nil // the error comes again with the next call
-	}
-	e.reached = err == io.EOF
-	return n, err
-}
-
 type unpacker struct {
-	ctx     context.Context
 	root    *os.Root
-	zstd    *ending
 	buf     []byte
 	dirs    map[string]bool // made so far, by clean name
 	pending []*tar.Header   // of directories, which are finished last
 }
 
-// broken turns an error of reading into one that tells what is at fault.
-func (u *unpacker) broken(err error) error {
-	if u.ctx.Err() != nil {
-		return context.Cause(u.ctx)
-	}
-	if failed, ok := errors.AsType[sourceError](err); ok {
-		return fmt.Errorf("read archive: %w", failed.error)
-	}
-	return fmt.Errorf("%w: %w: fetch or build it again", ErrDamaged, err)
-}
-
-func (u *unpacker) unpack(t *tar.Reader) (entries int, err error) {
+func (u *unpacker) unpack(in *Reader) error {
 	for {
-		h, err := t.Next()
-		if err == io.EOF && !u.zstd.reached {
-			return entries, nil
-		}
+		h, err := in.Next()
 		if err == io.EOF {
-			err = io.ErrUnexpectedEOF
+			return nil
 		}
 		if err != nil {
-			return 0, u.broken(err)
+			return err
 		}
-		if err := u.entry(t, h); err != nil {
-			return 0, fmt.Errorf("entry %q: %w", h.Name, err)
+		if err := u.entry(in, h); err != nil {
+			return fmt.Errorf("entry %q: %w", h.Name, err)
 		}
-		entries++
 	}
 }
 
-func (u *unpacker) entry(t *tar.Reader, h *tar.Header) error {
+func (u *unpacker) entry(in io.Reader, h *tar.Header) error {
 	name, err := u.inside(h.Name)
 	if err != nil {
 		return err
@@ -179,7 +120,7 @@ func (u *unpacker) entry(t *tar.Reader, h *tar.Header) error {
 		u.pending = append(u.pending, h)
 		return nil
 	case tar.TypeReg:
-		return u.file(t, h, name)
+		return u.file(in, h, name)
 	case tar.TypeLink:
 		target, err := u.inside(h.Linkname)
 		if err != nil {
@@ -217,14 +158,14 @@ func (u *unpacker) inside(name string) (string, error) {
 	return name, nil
 }
 
-func (u *unpacker) file(t *tar.Reader, h *tar.Header, name string) error {
+func (u *unpacker) file(in io.Reader, h *tar.Header, name string) error {
 	f, err := u.root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
 	for {
-		n, end := t.Read(u.buf)
+		n, end := in.Read(u.buf)
 		if _, err := f.Write(u.buf[:n]); err != nil {
 			return err
 		}
@@ -232,7 +173,7 @@ func (u *unpacker) file(t *tar.Reader, h *tar.Header, name string) error {
 			return u.finish(f, h, name)
 		}
 		if end != nil {
-			return u.broken(end)
+			return end
 		}
 	}
 }

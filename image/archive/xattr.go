@@ -1,8 +1,6 @@
 package archive
 
 import (
-	"bytes"
-	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -23,46 +21,21 @@ func kept(key string) bool {
 	return strings.HasPrefix(key, "user.")
 }
 
-// xattrRecords returns the extended attributes of path as pax records, nil if there are none.
-func xattrRecords(path string) (map[string]string, error) {
-	list, err := sized(func(buf []byte) (int, error) { return unix.Llistxattr(path, buf) })
-	if err != nil {
-		return nil, fmt.Errorf("list extended attributes: %w", err)
-	}
-	var records map[string]string
-	for raw := range bytes.SplitSeq(list, []byte{0}) {
-		key := string(raw)
-		if !kept(key) {
+// keptRecords are the extended attributes that an archive has, nil if there are none.
+func keptRecords(records map[string]string) map[string]string {
+	var out map[string]string
+	for record, value := range records {
+		key, ok := strings.CutPrefix(record, xattrPrefix)
+		if !ok || !kept(key) {
 			continue
 		}
-		value, err := sized(func(buf []byte) (int, error) { return unix.Lgetxattr(path, key, buf) })
-		if err != nil {
-			return nil, fmt.Errorf("extended attribute %s: %w", key, err)
+		if out == nil {
+			out = map[string]string{}
 		}
-		if records == nil {
-			records = map[string]string{}
-		}
-		records[xattrPrefix+key] = string(value)
+		// GNU tar encodes the one character that can't be in the key of a pax record.
+		out[xattrPrefix+strings.NewReplacer("%3D", "=", "%25", "%").Replace(key)] = value
 	}
-	return records, nil
-}
-
-// sized calls get for the size and then for the value. A file system without
-// extended attributes has none.
-func sized(get func([]byte) (int, error)) ([]byte, error) {
-	n, err := get(nil)
-	if errors.Is(err, unix.ENOTSUP) || err == nil && n == 0 {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	buf := make([]byte, n)
-	n, err = get(buf)
-	if err != nil {
-		return nil, err
-	}
-	return buf[:n], nil
+	return out
 }
 
 // setXattrs sets the extended attributes in records on f. Only root may set
