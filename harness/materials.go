@@ -12,11 +12,10 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"ephemeral-builder/image"
-	"ephemeral-builder/image/archive"
 	"ephemeral-builder/image/atomicfile"
+	"ephemeral-builder/image/cache"
 	"ephemeral-builder/image/command"
 	"ephemeral-builder/image/dirlock"
 	"ephemeral-builder/image/progress"
@@ -48,7 +47,7 @@ func gather(ctx context.Context, rep *progress.Reporter, suite string, s spec.Sp
 	if err != nil {
 		return m, err
 	}
-	if err := rootfs.Ready(ctx, rep); err != nil {
+	if err := rootfs.Ready(ctx, rep, arch.Debian); err != nil {
 		return m, err
 	}
 	if m.hostTree, err = hostTree(ctx, rep, arch, suite, s.Mirror); err != nil {
@@ -76,63 +75,55 @@ func gather(ctx context.Context, rep *progress.Reporter, suite string, s spec.Sp
 
 // hostTree is the tarball of a lab host's rootfs.
 func hostTree(ctx context.Context, rep *progress.Reporter, arch image.Arch, suite, mirror string) (string, error) {
-	release, err := rootfs.Resolve(ctx, mirror, suite)
+	s := spec.Default()
+	s.Suite, s.Mirror, s.Packages = suite, mirror, hostPackages(arch)
+	stage := rep.Stage("resolve")
+	defer stage.Fail() // of no effect after Done
+	l, err := image.Resolve(ctx, stage, s, cache.Dir())
 	if err != nil {
 		return "", err
 	}
-	packages := hostPackages(arch)
+	stage.Done("lab host %s, %d packages", l.Sources[0].Codename, len(l.Packages))
 	clean, err := scripts.FS.ReadFile("tree-clean")
 	if err != nil {
 		return "", err
 	}
-	key := digest(release, packages, string(clean))
-	dir := filepath.Join(image.CacheDir(), "hosts", release.Codename+"-"+key)
+	dir := filepath.Join(cache.Dir(), "hosts", l.Sources[0].Codename+"-"+digest(l.Packages, string(clean)))
 	tarball := filepath.Join(dir, "host.tar.zst")
 	return tarball, once(ctx, dir, tarball, func() error {
-		tree := filepath.Join(dir, "tree.partial")
-		defer os.RemoveAll(tree)
-		if err := os.RemoveAll(tree); err != nil { // of a run that was killed
+		debs := filepath.Join(cache.Dir(), "debs")
+		if err := image.Download(ctx, rep, l, debs); err != nil {
 			return err
 		}
-		// Any fixed time will do: nothing compares two lab hosts.
-		epoch := time.Unix(1, 0)
-		if err := rootfs.Make(ctx, rep, tree, rootfs.Options{
-			Release: release, Arch: arch.Debian, Packages: packages, Epoch: epoch,
-			Debs: filepath.Join(image.CacheDir(), "debs"), Log: filepath.Join(dir, "build.log"),
-		}); err != nil {
-			return err
-		}
-		stage := rep.Stage("pack")
-		defer stage.Fail() // of no effect after Done
 		pending, err := atomicfile.Create(tarball, 0o644)
 		if err != nil {
 			return err
 		}
 		defer pending.Cleanup()
-		summary, err := archive.Pack(ctx, tree, pending, archive.Options{Epoch: time.Now(), Progress: stage.Set})
-		if err != nil {
+		if err := image.Plain(ctx, rep, l, debs, filepath.Join(dir, "work"), pending); err != nil {
 			return err
 		}
-		stage.Done("lab host %s, %d MiB", release.Codename, summary.TarSize>>20)
 		return pending.CloseAtomicallyReplace()
 	})
 }
 
 // builderImage is the folder, in the cache, of the image that is under test. It is built
-// anew when the spec, the mirror's suite or the code that builds images has changed.
+// anew when the spec, its packages or the code that builds images has changed.
 func builderImage(ctx context.Context, rep *progress.Reporter, s spec.Spec) (string, error) {
-	release, err := rootfs.Resolve(ctx, s.Mirror, s.Suite)
+	stage := rep.Stage("resolve")
+	defer stage.Fail() // of no effect after Done
+	l, err := image.Resolve(ctx, stage, s, cache.Dir())
 	if err != nil {
 		return "", err
 	}
+	stage.Done("image %s, %d packages", s.Name, len(l.Packages))
 	sources, err := digestTrees("image", "scripts")
 	if err != nil {
 		return "", err
 	}
-	key := digest(release, s.Name, s.Packages, s.User, sources)
-	dist := filepath.Join(image.CacheDir(), "images", key, "dist")
+	dist := filepath.Join(cache.Dir(), "images", digest(l.Packages, s.Name, s.User, sources), "dist")
 	return dist, once(ctx, filepath.Dir(dist), filepath.Join(dist, "SHA256SUMS"), func() error {
-		_, err := image.Build(ctx, rep, image.Options{Spec: s, Version: "1", Out: dist, Cache: image.CacheDir()})
+		_, err := image.Build(ctx, rep, image.Options{Spec: s, Version: "1", Lock: &l, Out: dist, Cache: cache.Dir()})
 		return err
 	})
 }
@@ -143,7 +134,7 @@ func binary(ctx context.Context, rep *progress.Reporter) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	dir := filepath.Join(image.CacheDir(), "bin", sources)
+	dir := filepath.Join(cache.Dir(), "bin", sources)
 	path := filepath.Join(dir, "ephemeral-builder")
 	return path, once(ctx, dir, path, func() error {
 		stage := rep.Stage("compile")
@@ -167,6 +158,7 @@ func once(ctx context.Context, dir, result string, work func() error) error {
 		return err
 	}
 	defer unlock()
+	cache.Touch(dir)
 	if _, err := os.Stat(result); err == nil || !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}

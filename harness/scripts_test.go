@@ -21,7 +21,7 @@ import (
 
 	"ephemeral-builder/harness/lab"
 	"ephemeral-builder/harness/script"
-	"ephemeral-builder/image"
+	"ephemeral-builder/image/cache"
 	"ephemeral-builder/image/progress"
 	"ephemeral-builder/image/spec"
 )
@@ -55,7 +55,7 @@ func TestScripts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h, err := startHost(ctx, rep, lab.Config{Kind: kind, Suite: *labSuite, Cache: filepath.Join(image.CacheDir(), "labs"), Dir: dir}, spec.Default())
+	h, err := startHost(ctx, rep, lab.Config{Kind: kind, Suite: *labSuite, Cache: filepath.Join(cache.Dir(), "labs"), Dir: dir}, spec.Default())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,7 +14,7 @@ import (
 	"golang.org/x/crypto/ssh/knownhosts"
 
 	"ephemeral-builder/harness/lab"
-	"ephemeral-builder/image"
+	"ephemeral-builder/image/cache"
 	"ephemeral-builder/image/command"
 	"ephemeral-builder/image/progress"
 	"ephemeral-builder/image/spec"
@@ -51,7 +51,7 @@ func (b builderAccess) ssh(options ...string) []string {
 }
 
 // labDir is where the lab of [Up] lives.
-func labDir() string { return filepath.Join(image.CacheDir(), "lab") }
+func labDir() string { return filepath.Join(cache.Dir(), "lab") }
 
 const accessFile = "access.json"
 
@@ -71,7 +71,7 @@ func Up(ctx context.Context, rep *progress.Reporter, w io.Writer, o UpOptions) (
 			return errors.New("a lab is running already: end it with: go tool mage lab:down")
 		}
 	}
-	h, err := startHost(ctx, rep, lab.Config{Kind: kind, Suite: o.Suite, Cache: filepath.Join(image.CacheDir(), "labs"), Dir: labDir(), Detach: true}, o.Spec)
+	h, err := startHost(ctx, rep, lab.Config{Kind: kind, Suite: o.Suite, Cache: filepath.Join(cache.Dir(), "labs"), Dir: labDir(), Detach: true}, o.Spec)
 	if err != nil {
 		return err
 	}

@@ -2,14 +2,17 @@ package image
 
 import (
 	"bytes"
+	"context"
+	"errors"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"ephemeral-builder/image/dirlock"
+	"ephemeral-builder/image/lock"
 	"ephemeral-builder/image/spec"
 	"ephemeral-builder/image/sums"
 )
@@ -84,38 +87,119 @@ func TestWorkDirRemovesWhatKilledBuildsLeft(t *testing.T) {
 
 func TestPublish(t *testing.T) {
 	dir := t.TempDir()
-	tree := filepath.Join(dir, "tree")
 	out := filepath.Join(dir, "out")
-	for _, path := range []string{filepath.Join(tree, "etc"), out} {
-		if err := os.MkdirAll(path, 0o755); err != nil {
-			t.Fatal(err)
+	prefix := filepath.Join(dir, "image")
+	made := func() []string {
+		var files []string
+		for _, suffix := range []string{manifestSuffix, tarballSuffix} {
+			if err := os.WriteFile(prefix+suffix, []byte(suffix), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			files = append(files, prefix+suffix)
 		}
+		return files
 	}
-	manifest := Manifest{Name: "b", Version: "1", Architecture: "x86-64", Spec: spec.Default()}
-	img := Image{Tarball: filepath.Join(out, "b_1_x86-64.tar.zst"), Manifest: filepath.Join(out, "b_1_x86-64.manifest.json")}
-	if err := publish(t.Context(), nil, tree, img, manifest, time.Unix(0, 0)); err != nil {
+	if err := publish(t.Context(), made(), prefix, filepath.Join(out, "b_1_x86-64")); err != nil {
 		t.Fatal(err)
 	}
-	for _, path := range []string{img.Tarball, img.Manifest} {
-		if err := sums.Verify(t.Context(), out, filepath.Base(path)); err != nil {
+	for _, name := range []string{"b_1_x86-64.tar.zst", "b_1_x86-64.manifest.json"} {
+		if err := sums.Verify(t.Context(), out, name); err != nil {
 			t.Error(err)
 		}
 	}
-	published, err := ReadManifest(img.Manifest)
-	if err != nil || len(published.Tar.SHA256) != 64 || published.Stem() != "b_1_x86-64" {
-		t.Errorf("manifest: got %+v, %v", published, err)
-	}
 
-	// A manifest that can't be written takes its tarball along: it would be the newest image.
-	img = Image{Tarball: filepath.Join(out, "b_2_x86-64.tar.zst"), Manifest: filepath.Join(out, "b_2_x86-64.manifest.json")}
-	if err := os.MkdirAll(filepath.Join(img.Manifest, "in-the-way"), 0o755); err != nil {
+	// A sum that can't be made takes all of the image along: it would be the newest.
+	files := made()
+	if err := os.Remove(filepath.Join(out, sums.Name)); err != nil {
 		t.Fatal(err)
 	}
-	if err := publish(t.Context(), nil, tree, img, manifest, time.Unix(0, 0)); err == nil {
-		t.Error("publishing without a manifest succeeded")
+	if err := os.Mkdir(filepath.Join(out, sums.Name), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := publish(t.Context(), files, prefix, filepath.Join(out, "b_2_x86-64")); err == nil {
+		t.Error("publishing without a sum succeeded")
 	}
 	if found, err := Find(out, "b", "", "x86-64"); err != nil || filepath.Base(found.Tarball) != "b_1_x86-64.tar.zst" {
 		t.Errorf("newest image: got %q, %v, want the older one", found.Tarball, err)
+	}
+}
+
+func TestSameAsLock(t *testing.T) {
+	l := lock.Lock{Packages: []lock.Package{{Name: "bash", Version: "1", Architecture: "amd64"}}}
+	if err := sameAsLock([]Package{{"bash", "1", "amd64"}}, l); err != nil {
+		t.Error(err)
+	}
+	err := sameAsLock([]Package{{"bash", "1", "amd64"}, {"vim", "2", "amd64"}}, l)
+	if err == nil || !strings.Contains(err.Error(), "vim") {
+		t.Errorf("got %v, want an error that names vim", err)
+	}
+}
+
+func TestStreamTellsTheFirstError(t *testing.T) {
+	failed := errors.New("failed")
+	for name, tt := range map[string]struct{ write, read, want error }{
+		"none":   {nil, nil, nil},
+		"writer": {failed, nil, failed},
+		"reader": {nil, failed, failed},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n, err := stream(t.Context(), func(_ context.Context, w io.Writer) error {
+				if _, err := io.WriteString(w, "text"); err != nil {
+					return err
+				}
+				return tt.write
+			}, func(r pipe) (int, error) {
+				if tt.read != nil {
+					return 0, tt.read
+				}
+				text, err := io.ReadAll(r)
+				return len(text), err
+			})
+			if !errors.Is(err, tt.want) || (err == nil) != (tt.want == nil) || n != 4 && err == nil {
+				t.Errorf("got %d, %v, want 4, %v", n, err, tt.want)
+			}
+		})
+	}
+}
+
+// What was built is not built again only as long as it is what was built.
+func TestUnchanged(t *testing.T) {
+	dir := t.TempDir()
+	b := builder{Options: Options{Spec: spec.Default(), Version: "1", Out: filepath.Join(dir, "out"), Cache: filepath.Join(dir, "cache")}}
+	b.arch = Arch{"amd64", "x86-64"}
+	key, err := b.key(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b.unchanged(t.Context(), key) {
+		t.Error("nothing was built, but passes for unchanged")
+	}
+	if err := os.MkdirAll(b.Out, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	tarball := b.image(b.Out).Tarball
+	if err := os.WriteFile(tarball, []byte("image"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := sums.Update(t.Context(), b.Out, filepath.Base(tarball)); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.remember(key); err != nil {
+		t.Fatal(err)
+	}
+	if !b.unchanged(t.Context(), key) {
+		t.Error("the same again passes for changed")
+	}
+	other := b
+	other.digest = "another hook"
+	if again, err := other.key(nil); err != nil || again == key {
+		t.Errorf("other inputs have the same key, %v", err)
+	}
+	if err := os.WriteFile(tarball, []byte("other"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if b.unchanged(t.Context(), key) {
+		t.Error("a tarball with other bytes passes for unchanged")
 	}
 }
 

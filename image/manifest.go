@@ -7,31 +7,42 @@ import (
 	"strconv"
 	"time"
 
-	"ephemeral-builder/image/rootfs"
 	"ephemeral-builder/image/spec"
 )
 
 // Manifest describes one image; it is the NAME_VERSION_ARCH.manifest.json beside it.
 type Manifest struct {
-	Name            string           `json:"name"`
-	Version         string           `json:"version"`
-	Architecture    string           `json:"architecture"` // systemd's name
-	Suite           string           `json:"suite"`        // as the spec has it
-	Codename        string           `json:"codename"`     // what the suite stood for
-	ReleaseDate     string           `json:"release_date"` // Date of the suite's Release file
-	Mirror          string           `json:"mirror"`
-	SourceDateEpoch int64            `json:"source_date_epoch"` // seconds since 1970
-	Tar             Tar              `json:"tar"`
-	Spec            spec.Spec        `json:"spec"`
-	Packages        []rootfs.Package `json:"packages"` // sorted by name
+	Name            string            `json:"name"`
+	Version         string            `json:"version"`
+	Architecture    string            `json:"architecture"` // systemd's name
+	Suite           string            `json:"suite"`        // as the spec has it
+	Codename        string            `json:"codename"`     // what the suite stood for
+	ReleaseDate     string            `json:"release_date"` // Date of the suite's Release file
+	Mirror          string            `json:"mirror"`
+	SourceDateEpoch int64             `json:"source_date_epoch"` // seconds since 1970
+	Tar             File              `json:"tar"`               // uncompressed: the same for whoever builds it
+	Compressed      File              `json:"compressed"`        // the .tar.zst; may change with the compressor's version
+	Spec            spec.Spec         `json:"spec"`
+	Inputs          string            `json:"inputs"`   // digest of the files that the spec refers to
+	Tools           map[string]string `json:"tools"`    // versions, by name of the program
+	Packages        []Package         `json:"packages"` // sorted by name
+}
+
+// Epoch is the latest time of any file in the image.
+func (m Manifest) Epoch() time.Time { return time.Unix(m.SourceDateEpoch, 0).UTC() }
+
+// Package is one installed Debian package.
+type Package struct {
+	Name         string `json:"name"`
+	Version      string `json:"version"`
+	Architecture string `json:"architecture"` // Debian's name, or "all"
 }
 
 // Stem is what the names of the image's files begin with: NAME_VERSION_ARCH.
 func (m Manifest) Stem() string { return m.Name + "_" + m.Version + "_" + m.Architecture }
 
-// Tar identifies the uncompressed tarball: compressed bytes may change with the
-// compressor's version, these do not.
-type Tar struct {
+// File identifies one file's content.
+type File struct {
 	SHA256 string `json:"sha256"` // lower-case hex
 	Size   int64  `json:"size"`   // bytes
 }

@@ -37,9 +37,13 @@ type Cmd struct {
 	Stdout io.Writer // receives standard output, beside the tail kept for errors
 	Stderr io.Writer // receives standard error likewise; may be the same as Stdout
 
-	// Isolated gives the program its own mount and PID namespaces, so that whatever it
-	// mounts or starts is gone when it ends, even by SIGKILL. It needs root.
-	Isolated bool
+	// Namespaces gives the program new ones: syscall.CLONE_NEWNS and the like. As the first
+	// process of a PID namespace it takes with it all that it started, even by SIGKILL.
+	Namespaces uintptr
+
+	// Started is called with the program's process id while it runs. Its error ends the
+	// program, and is what Run returns.
+	Started func(pid int) error
 
 	grace time.Duration // the constant of that name if zero; tests have no five seconds
 }
@@ -62,7 +66,7 @@ func (e *Error) Error() string {
 func (e *Error) Unwrap() error { return e.Err }
 
 // Run runs c to its end. When ctx is done, the program's process group gets SIGTERM
-// and, five seconds later, SIGKILL; an isolated program gets SIGKILL at once, as there
+// and, five seconds later, SIGKILL; one with a PID namespace gets SIGKILL at once, as there
 // is nothing it could leave behind. The error is nil or an [*Error].
 func Run(ctx context.Context, c Cmd) error { return run(ctx, c) }
 
@@ -90,10 +94,8 @@ func run(ctx context.Context, c Cmd) (err error) {
 	cmd.Stderr = &stderr
 	// Also bounds the wait for a daemon left behind that holds the output open.
 	cmd.WaitDelay = cmp.Or(c.grace, grace)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	if c.Isolated {
-		cmd.SysProcAttr.Cloneflags = syscall.CLONE_NEWPID
-		cmd.SysProcAttr.Unshareflags = syscall.CLONE_NEWNS
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL, Cloneflags: c.Namespaces}
+	if c.Namespaces&syscall.CLONE_NEWPID != 0 {
 		// PID 1 of a namespace ignores signals it has no handler for.
 		cmd.Cancel = func() error { return kill(cmd.Process.Pid, syscall.SIGKILL) }
 	} else {
@@ -107,7 +109,7 @@ func run(ctx context.Context, c Cmd) (err error) {
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
 		defer close(done)
-		err = cmd.Run()
+		err = wait(cmd, c.Started)
 		if ctx.Err() != nil && cmd.Process != nil {
 			_ = kill(cmd.Process.Pid, syscall.SIGKILL) // members that outlived their leader
 		}
@@ -122,6 +124,21 @@ func run(ctx context.Context, c Cmd) (err error) {
 		return &Error{Args: c.Args[:1], Err: fmt.Errorf("stopped: %w", context.Cause(ctx))}
 	}
 	return &Error{Args: c.Args, Tail: cmp.Or(stderr.text(), stdout.text()), Err: err}
+}
+
+// wait starts cmd and waits for its end.
+func wait(cmd *exec.Cmd, started func(pid int) error) error {
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	if started != nil {
+		if err := started(cmd.Process.Pid); err != nil {
+			_ = kill(cmd.Process.Pid, syscall.SIGKILL)
+			_ = cmd.Wait()
+			return err
+		}
+	}
+	return cmd.Wait()
 }
 
 // locate finds debootstrap and the like where PATH has no sbin, as after Debian's plain su.

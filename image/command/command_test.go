@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -22,9 +23,12 @@ import (
 // value is "plain" or "isolated".
 const asParent = "COMMAND_TEST_PARENT"
 
+// isolated are the namespaces in which nothing outlives a program.
+const isolated = syscall.CLONE_NEWPID | syscall.CLONE_NEWNS
+
 func TestMain(m *testing.M) {
 	if mode := os.Getenv(asParent); mode != "" {
-		err := Run(context.Background(), Cmd{Args: os.Args[1:], Stdout: os.Stdout, Isolated: mode == "isolated"})
+		err := Run(context.Background(), Cmd{Args: os.Args[1:], Stdout: os.Stdout, Namespaces: map[string]uintptr{"isolated": isolated}[mode]})
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
@@ -208,13 +212,14 @@ func TestHeldOutput(t *testing.T) {
 // come from /proc, which is the host's: in the namespace $$ is 1.
 const isolatedScript = `
 pid() { read -r pid rest </proc/self/stat; echo "$pid"; }
+mount --make-rprivate /
 mount -t tmpfs none "$1"
 : >"$1/inside"
 setsid sh -c 'read -r pid rest </proc/self/stat; echo "$pid"; exec sleep 600' &
 pid
 wait`
 
-func TestIsolated(t *testing.T) {
+func TestNamespaces(t *testing.T) {
 	needRoot(t)
 	dir := t.TempDir()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -222,7 +227,7 @@ func TestIsolated(t *testing.T) {
 	out, stdout := io.Pipe()
 	result := make(chan error, 1)
 	go func() {
-		result <- Run(ctx, Cmd{Args: []string{"sh", "-ec", isolatedScript, "sh", dir}, Stdout: stdout, Isolated: true})
+		result <- Run(ctx, Cmd{Args: []string{"sh", "-ec", isolatedScript, "sh", dir}, Stdout: stdout, Namespaces: isolated})
 		stdout.CloseWithError(io.EOF)
 	}()
 	processes := watch(t, out, 2)
@@ -328,5 +333,18 @@ func (p process) waitGone(t *testing.T) {
 func needRoot(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("namespaces need root: run: sudo go test ./image/command")
+	}
+}
+
+func TestStarted(t *testing.T) {
+	refused := errors.New("refused")
+	err := Run(t.Context(), Cmd{Args: []string{"sleep", "600"}, Started: func(pid int) error {
+		if _, err := os.Stat(fmt.Sprintf("/proc/%d", pid)); err != nil {
+			t.Errorf("the program does not run yet: %v", err)
+		}
+		return refused
+	}})
+	if !errors.Is(err, refused) {
+		t.Errorf("got %v, want %v", err, refused)
 	}
 }

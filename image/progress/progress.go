@@ -19,6 +19,7 @@ import (
 // one terminal at the same time.
 type Reporter struct {
 	quit, done chan struct{} // end of refresh
+	see        func(Event)   // of [Watch], or nil
 
 	mu      sync.Mutex // held around each call of display
 	display display
@@ -87,6 +88,7 @@ func (r *Reporter) Stage(name string) *Stage {
 		r.running = append(r.running, s)
 		d.start(s)
 	})
+	r.saw(s.name, "", false)
 	return s
 }
 

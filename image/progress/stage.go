@@ -31,8 +31,9 @@ func (s *Stage) Detail(format string, args ...any) {
 	}
 	detail := oneLine(fmt.Sprintf(format, args...))
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.detail = detail
+	s.mu.Unlock()
+	s.reporter.saw(s.name, detail, false)
 }
 
 // Write takes the last complete line of p that is not blank as the detail. The error is
@@ -102,6 +103,7 @@ func (s *Stage) end(how, result string) {
 		r.running = slices.DeleteFunc(r.running, func(other *Stage) bool { return other == s })
 		d.end(s, line)
 	})
+	r.saw(s.name, "", true)
 }
 
 // state is what the stage shows while it runs.

@@ -1,0 +1,186 @@
+package rootfs
+
+import (
+	"archive/tar"
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strings"
+	"time"
+
+	"ephemeral-builder/image/command"
+	"ephemeral-builder/image/lock"
+	"ephemeral-builder/image/prereq"
+	"ephemeral-builder/image/progress"
+)
+
+// Ready makes sure, before any work, that the programs for building for an architecture
+// (Debian's name) are there.
+func Ready(ctx context.Context, rep *progress.Reporter, arch string) error {
+	needs := []prereq.Need{{Program: "debootstrap", Package: "debootstrap"}}
+	if os.Geteuid() != 0 {
+		needs = append(needs, prereq.Need{Program: "newuidmap", Package: "uidmap"})
+	}
+	if arch != runtime.GOARCH {
+		needs = append(needs, prereq.Need{Program: emulators[arch].program, Package: "qemu-user-static"})
+	}
+	return prereq.Ensure(ctx, rep, needs...)
+}
+
+// archives is where debootstrap looks for packages, in the tree.
+const archives = "var/cache/apt/archives"
+
+// Bootstrap fills an empty tree with the packages of a lock, all of which are in debs. It
+// needs no network: debootstrap gets a tarball such as its own --make-tarball makes, but
+// with the packages mounted and not in it.
+func (t *Tree) Bootstrap(ctx context.Context, stage *progress.Stage, l lock.Lock, debs Debs) error {
+	required, base, err := debs.split()
+	if err != nil {
+		return err
+	}
+	source := l.Sources[0]
+	seed := t.dir + ".seed.tar"
+	if err := writeSeed(seed, l, debs, required, base); err != nil {
+		return err
+	}
+	defer os.Remove(seed)
+	if err := t.run(ctx, "mkdir", "-p", filepath.Join(t.dir, archives)); err != nil {
+		return err
+	}
+	if err := t.run(ctx, "mount", "--bind", debs.dir, filepath.Join(t.dir, archives)); err != nil {
+		return err
+	}
+	args := []string{
+		"debootstrap", "--variant=minbase", "--arch=" + l.Architecture, "--unpack-tarball=" + seed,
+		source.Codename, t.dir, source.URI,
+	}
+	const suites = "/usr/share/debootstrap/scripts/"
+	if _, err := os.Stat(suites + source.Codename); errors.Is(err, os.ErrNotExist) {
+		args = append(args, suites+"sid") // a suite younger than this debootstrap
+	}
+	stage.Total(int64(3*len(required) + 2*len(base)))
+	err = t.space.Run(ctx, command.Cmd{
+		Args: args,
+		// lxc: with it debootstrap binds devices, which in a user namespace nobody can make.
+		Env:    append(environment(debs.Newest), "container=lxc"),
+		Stdout: io.MultiWriter(t.log, &steps{stage: stage}),
+		Stderr: t.log,
+	})
+	if err != nil {
+		return t.explain(ctx, err)
+	}
+	return t.run(ctx, "umount", filepath.Join(t.dir, archives))
+}
+
+// explain adds to debootstrap's error what dpkg said, which it keeps in the tree.
+func (t *Tree) explain(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return err
+	}
+	var inner bytes.Buffer
+	if t.space.Run(ctx, command.Cmd{Args: []string{"cat", filepath.Join(t.dir, "debootstrap", "debootstrap.log")}, Stdout: &inner}) != nil {
+		return err
+	}
+	_, _ = t.log.Write(inner.Bytes())
+	return fmt.Errorf("%w\nthe end of debootstrap's log:\n%s", err, lastLines(inner.Bytes(), 10))
+}
+
+// steps counts the lines of debootstrap that tell of a package.
+type steps struct {
+	stage *progress.Stage
+	done  int64
+	line  []byte
+}
+
+var step = regexp.MustCompile(`^I: (Extracting|Unpacking|Configuring) (.+)\.\.\.$`)
+
+func (s *steps) Write(p []byte) (int, error) {
+	for _, c := range p {
+		if c != '\n' {
+			s.line = append(s.line, c)
+			continue
+		}
+		if match := step.FindSubmatch(s.line); match != nil {
+			s.done++
+			s.stage.Set(s.done)
+			s.stage.Detail("%s %s", strings.ToLower(string(match[1])), match[2])
+		}
+		s.line = s.line[:0]
+	}
+	return len(p), nil
+}
+
+// predependencyFields are those that dpkg finds its order of installation with, and those
+// that it insists on.
+var predependencyFields = []string{
+	"Package", "Version", "Architecture", "Multi-Arch", "Essential", "Priority", "Section", "Maintainer",
+	"Pre-Depends", "Depends", "Provides", "Conflicts", "Breaks", "Replaces",
+}
+
+// writeSeed writes what debootstrap's second half needs to know, as the tarball that its
+// first half would have made.
+func writeSeed(path string, l lock.Lock, debs Debs, required, base []string) error {
+	var paths, stanzas bytes.Buffer
+	for _, f := range debs.files {
+		fmt.Fprintf(&paths, "%s %s/%s\n", f.control.Package, archives, f.name)
+		for _, key := range predependencyFields {
+			if value := f.control.Values[key]; value != "" {
+				fmt.Fprintf(&stanzas, "%s: %s\n", key, strings.Join(strings.Fields(value), " "))
+			}
+		}
+		fmt.Fprintf(&stanzas, "Filename: %s/%s\n\n", archives, f.name) // else dpkg takes it for not available
+	}
+	source := l.Sources[0]
+	// As apt names its lists; see apt_dest in debootstrap's functions.
+	_, place, _ := strings.Cut(source.URI, "://")
+	list := strings.ReplaceAll(place+"_dists/"+source.Codename+"/main/binary-"+l.Architecture+"/Packages", "/", "_")
+	file, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	// Readable by the space's root, who is another user outside.
+	if err := file.Chmod(0o644); err != nil {
+		return err
+	}
+	w := tar.NewWriter(file)
+	for _, f := range []struct{ name, text string }{
+		{"debootstrap/required", strings.Join(required, " ") + "\n"},
+		{"debootstrap/base", strings.Join(base, " ") + "\n"},
+		{"debootstrap/debpaths", paths.String()},
+		{"var/lib/apt/lists/" + list, stanzas.String()},
+	} {
+		if err := w.WriteHeader(&tar.Header{Name: f.name, Mode: 0o644, Size: int64(len(f.text)), ModTime: time.Unix(0, 0)}); err != nil {
+			return err
+		}
+		if _, err := io.WriteString(w, f.text); err != nil {
+			return err
+		}
+	}
+	return errors.Join(w.Close(), file.Close())
+}
+
+// asked puts the program that was asked for into an error instead of what led to it.
+func asked(err error, args []string) error {
+	if failed, ok := errors.AsType[*command.Error](err); ok {
+		failed.Args = args
+	}
+	return err
+}
+
+// lastLines returns the last n lines of text, indented.
+func lastLines(text []byte, n int) string {
+	var all []string
+	s := bufio.NewScanner(bytes.NewReader(text))
+	for s.Scan() {
+		all = append(all, "    "+s.Text())
+	}
+	return strings.Join(all[max(0, len(all)-n):], "\n")
+}
