@@ -5,6 +5,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"os/signal"
 	"syscall"
@@ -13,43 +14,108 @@ import (
 
 	"ephemeral-builder/harness"
 	"ephemeral-builder/image"
+	"ephemeral-builder/image/cache"
+	lockfile "ephemeral-builder/image/lock"
 	"ephemeral-builder/image/progress"
+	"ephemeral-builder/image/release"
+	"ephemeral-builder/image/reproduce"
 	specfile "ephemeral-builder/image/spec"
 	"ephemeral-builder/units"
 )
 
-// Builds an image from a spec: dist/NAME_VERSION_ARCH.tar.zst, its manifest, and SHA256SUMS.
+// Builds images from specs: dist/NAME_VERSION_ARCH.tar.zst, what describes it, and SHA256SUMS.
 func Build(ctx context.Context,
-	spec *string, // spec file (default: ephemeral-builder.toml if there is one)
-	version *string, // version of the image (default: time of the current commit)
+	spec *string, // spec file, or a folder of them (default: ephemeral-builder.toml if there is one)
+	version *string, // version of the images (default: time of the current commit)
+	lock *string, // lock file of an image: build exactly its packages
 	out *string, // folder for the results (default: dist)
+) error {
+	specs, err := specfile.LoadAll(value(spec, ""))
+	if err != nil {
+		return err
+	}
+	return report(ctx, func(ctx context.Context, rep *progress.Reporter) error {
+		images, err := image.BuildDefault(ctx, rep, specs, value(version, ""), value(lock, ""), value(out, "dist"))
+		for _, img := range images {
+			rep.Note("%s", img.Tarball)
+		}
+		return err
+	})
+}
+
+// Publishes built images: a folder that a plain web server can serve, signed, with all versions.
+func Release(ctx context.Context,
+	from *string, // folder of the builds (default: dist)
+	out *string, // folder to publish in (default: public)
+	keep *int, // versions to keep of each image (default: all)
+	key *string, // file with the OpenPGP key to sign with (default: the armored key in EPHEMERAL_BUILDER_SIGNING_KEY)
+	adopt *bool, // sign what is there already, though another key or none has signed it
+	unsigned *bool, // publish without a signature
+	push *string, // OCI repository to push to as well, such as registry.example.org/group
+) error {
+	return report(ctx, func(ctx context.Context, rep *progress.Reporter) error {
+		return release.PublishDefault(ctx, rep, release.Options{
+			From: value(from, "dist"), Out: value(out, "public"), Keep: value(keep, 0),
+			Adopt: value(adopt, false), Unsigned: value(unsigned, false),
+		}, value(key, ""), value(push, ""))
+	})
+}
+
+// Builds an image twice, the second time under other circumstances, and compares.
+func Reproduce(ctx context.Context,
+	spec *string, // spec file (default: ephemeral-builder.toml if there is one)
+	lock *string, // lock file of an image: build exactly its packages
 ) error {
 	s, err := load(spec)
 	if err != nil {
 		return err
 	}
 	return report(ctx, func(ctx context.Context, rep *progress.Reporter) error {
-		img, err := image.BuildDefault(ctx, rep, s, value(version, ""), value(out, "dist"))
+		program, err := os.Executable()
 		if err != nil {
 			return err
 		}
-		rep.Note("%s\ninstall it on a host with: go tool mage install", img.Tarball)
+		digest, err := reproduce.Run(ctx, rep, reproduce.Options{Spec: s, SpecFile: value(spec, ""), Lock: value(lock, ""), Program: program})
+		if err != nil {
+			return err
+		}
+		rep.Note("%s is reproducible: both tars have the sha256 %s", s.Name, digest)
 		return nil
+	})
+}
+
+// Shows what a fresh build would change, and exits with 2 if there is anything.
+func Outdated(ctx context.Context,
+	spec *string, // spec file (default: ephemeral-builder.toml if there is one)
+	since *string, // lock, manifest, or folder with images of which the newest counts (default: dist)
+) error {
+	s, err := load(spec)
+	if err != nil {
+		return err
+	}
+	return report(ctx, func(ctx context.Context, rep *progress.Reporter) error {
+		changes, err := image.Outdated(ctx, rep, s, value(since, "dist"), cache.Dir())
+		if err != nil || len(changes) == 0 {
+			return err
+		}
+		fmt.Print(lockfile.Table(changes))
+		return mg.Fatalf(2, "%d packages differ: build a new version with: go tool mage build", len(changes))
 	})
 }
 
 // Installs the newest image and its units on this host, and starts the socket.
 func Install(ctx context.Context,
 	spec *string, // spec file (default: ephemeral-builder.toml if there is one)
-	from *string, // folder with the image (default: dist)
+	from *string, // folder with the image, or URL of a published one (default: dist)
 	version *string, // version of the image (default: the newest)
+	keyring *string, // the publisher's OpenPGP key (default: /etc/systemd/import-pubring.gpg)
 ) error {
 	s, err := load(spec)
 	if err != nil {
 		return err
 	}
 	return report(ctx, func(ctx context.Context, rep *progress.Reporter) error {
-		installed, err := units.Install(ctx, rep, units.Options{Spec: s, From: value(from, "dist"), Version: value(version, "")})
+		installed, err := units.Install(ctx, rep, units.Options{Spec: s, From: value(from, "dist"), Version: value(version, ""), Keyring: value(keyring, "")})
 		if err != nil {
 			return err
 		}
@@ -124,6 +190,28 @@ func (Lab) Ssh(
 
 // Down ends the lab and removes it.
 func (Lab) Down(ctx context.Context) error { return harness.Down(ctx) }
+
+// Cache holds downloads and what was built from them.
+type Cache mg.Namespace
+
+// Show shows what the cache takes.
+func (Cache) Show() error {
+	text, err := cache.Describe(cache.Dir())
+	fmt.Print(text)
+	return err
+}
+
+// Prune removes what was not used for longest.
+func (Cache) Prune(
+	max *string, // leave at most so much, such as 2G (default: 10G)
+) error {
+	freed, err := cache.PruneTo(cache.Dir(), value(max, ""))
+	fmt.Printf("%d MiB are free now\n", freed>>20)
+	return err
+}
+
+// Aliases are other names of targets.
+var Aliases = map[string]any{"cache": Cache.Show}
 
 // report runs work with a progress reporter on standard error. Being told to end is the
 // same as Ctrl-C, which mage itself handles.

@@ -21,6 +21,7 @@ import (
 	"ephemeral-builder/image/dirlock"
 	"ephemeral-builder/image/prereq"
 	"ephemeral-builder/image/progress"
+	"ephemeral-builder/image/source"
 	"ephemeral-builder/image/spec"
 	"ephemeral-builder/image/sums"
 )
@@ -34,7 +35,8 @@ var needs = []prereq.Need{
 // Options says what to install.
 type Options struct {
 	Spec    spec.Spec
-	From    string // folder with the image and its SHA256SUMS
+	From    string // folder with the image and its SHA256SUMS, or http(s) URL of a release directory
+	Keyring string // file with the publisher's key; see [source.Options]
 	Version string // of the image; the newest if empty
 }
 
@@ -42,6 +44,7 @@ type Options struct {
 type Installed struct {
 	Version string
 	Limits  spec.Limits // of each container
+	Upgrade string      // how a later version comes here; empty for an image from a folder
 	Keys    Keys
 	Changes []string // what was done, a line each; none if all was there already
 }
@@ -69,10 +72,13 @@ func Install(ctx context.Context, rep *progress.Reporter, o Options) (Installed,
 	if err != nil {
 		return Installed{}, err
 	}
-	img, err := image.Find(o.From, o.Spec.Name, o.Version, arch.Systemd)
+	from, err := source.Open(ctx, rep, source.Options{
+		From: o.From, Keyring: o.Keyring, Name: o.Spec.Name, Version: o.Version, Arch: arch.Systemd, Downloads: DownloadDir,
+	})
 	if err != nil {
 		return Installed{}, err
 	}
+	defer from.Close()
 
 	if err := booted(); err != nil {
 		return Installed{}, err
@@ -101,7 +107,7 @@ func Install(ctx context.Context, rep *progress.Reporter, o Options) (Installed,
 	}
 
 	in := installation{rep: rep, manager: manager, Installed: Installed{Limits: limits}}
-	manifest, err := in.tree(ctx, img)
+	manifest, err := in.tree(ctx, from)
 	if err != nil {
 		return Installed{}, err
 	}
@@ -114,10 +120,12 @@ func Install(ctx context.Context, rep *progress.Reporter, o Options) (Installed,
 	for _, path := range wrote {
 		in.changed("wrote %s", path)
 	}
-	if err := in.activate(ctx, o.Spec, manifest, units, knownHosts); err != nil {
+	transfers, upgrade := follow(from.URL, manifest)
+	in.Upgrade = upgrade
+	if err := in.activate(ctx, o.Spec, manifest, append(units, transfers...), knownHosts); err != nil {
 		return Installed{}, err
 	}
-	return in.Installed, nil
+	return in.Installed, from.Forget()
 }
 
 // installation collects what one call of [Install] does.
@@ -151,7 +159,7 @@ func checkPort(ctx context.Context, manager systemd, s spec.Spec) error {
 
 // tree extracts the image to NAME_VERSION, if it is not there already, with its manifest
 // beside it.
-func (in *installation) tree(ctx context.Context, img image.Image) (image.Manifest, error) {
+func (in *installation) tree(ctx context.Context, img *source.Source) (image.Manifest, error) {
 	from := filepath.Dir(img.Tarball)
 	if err := sums.Verify(ctx, from, filepath.Base(img.Manifest)); err != nil {
 		return image.Manifest{}, err
@@ -166,7 +174,12 @@ func (in *installation) tree(ctx context.Context, img image.Image) (image.Manife
 	target := filepath.Join(ContainerDir, manifest.Name+"_"+manifest.Version)
 	if _, err := os.Lstat(target); err == nil {
 		installed, err := image.ReadManifest(target + ".manifest.json")
-		if err != nil {
+		if errors.Is(err, fs.ErrNotExist) && img.Key != "" {
+			// Of systemd-sysupdate, which had verified the same signature.
+			return manifest, keepManifest(img.Manifest, target)
+		} else if errors.Is(err, fs.ErrNotExist) {
+			return manifest, fmt.Errorf("%w: install from where %s came from, or build with another -version", err, target)
+		} else if err != nil {
 			return manifest, err
 		}
 		if installed.Tar != manifest.Tar {
@@ -177,6 +190,9 @@ func (in *installation) tree(ctx context.Context, img image.Image) (image.Manife
 		return manifest, err
 	}
 
+	if err := img.Fetch(ctx, in.rep); err != nil {
+		return manifest, err
+	}
 	stage := in.rep.Stage("verify")
 	defer stage.Fail() // of no effect after Done
 	stage.Detail("%s", filepath.Base(img.Tarball))
@@ -222,11 +238,7 @@ func (in *installation) tree(ctx context.Context, img image.Image) (image.Manife
 	if summary.TarSHA256 != manifest.Tar.SHA256 {
 		return manifest, fmt.Errorf("%s does not have the contents its manifest names: build the image again", img.Tarball)
 	}
-	text, err := os.ReadFile(img.Manifest)
-	if err != nil {
-		return manifest, err
-	}
-	if err := atomicfile.Write(target+".manifest.json", text, 0o644); err != nil {
+	if err := keepManifest(img.Manifest, target); err != nil {
 		return manifest, err
 	}
 	// The name must not be on the disk before the contents, if the power fails.
@@ -239,6 +251,15 @@ func (in *installation) tree(ctx context.Context, img image.Image) (image.Manife
 	stage.Done("%s", target)
 	in.changed("extracted %s", target)
 	return manifest, nil
+}
+
+// keepManifest copies a manifest to where the tree's is.
+func keepManifest(manifest, tree string) error {
+	text, err := os.ReadFile(manifest)
+	if err != nil {
+		return err
+	}
+	return atomicfile.Write(tree+".manifest.json", text, 0o644)
 }
 
 // activate switches to the image and the units, and back to what was before if the
@@ -269,6 +290,9 @@ func (in *installation) activate(ctx context.Context, s spec.Spec, manifest imag
 		path := file.Name
 		if !filepath.IsAbs(path) {
 			path = filepath.Join(UnitDir, path)
+		}
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			return err
 		}
 		restore, err := restorer(path)
 		if err != nil {

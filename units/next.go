@@ -76,6 +76,9 @@ func (in Installed) Text(s spec.Spec) (string, error) {
 	}
 	fmt.Fprintf(&text, "%s version %s listens on %s for %d containers, each with %s of a core, %s of memory (%s of it for its home) and %d tasks\n\n",
 		s.Name, in.Version, s.SSH.Listen, s.Concurrency, in.Limits.CPUQuota, in.Limits.MemoryMax, in.Limits.HomeSize, in.Limits.TasksMax)
+	if in.Upgrade != "" {
+		fmt.Fprintf(&text, "%s\n\n", in.Upgrade)
+	}
 	after, err := Next(s, in.Keys)
 	text.WriteString(after)
 	return text.String(), err

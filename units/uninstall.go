@@ -12,6 +12,7 @@ import (
 	"ephemeral-builder/image/dirlock"
 	"ephemeral-builder/image/progress"
 	"ephemeral-builder/image/spec"
+	"ephemeral-builder/image/sysupdate"
 )
 
 // Uninstalled is the outcome of [Uninstall].
@@ -69,10 +70,14 @@ func Uninstall(ctx context.Context, rep *progress.Reporter, s spec.Spec) (Uninst
 
 	stage = rep.Stage("remove")
 	defer stage.Fail()
-	paths := []string{unitFile, filepath.Join(UnitDir, s.Name+"@.service"), filepath.Join(UnitDir, s.Name+".slice")}
+	paths := []string{unitFile, filepath.Join(UnitDir, s.Name+"@.service"), filepath.Join(UnitDir, s.Name+".slice"), filepath.Join(DownloadDir, s.Name)}
 	// A NAME has no underscore, so that these are all of this builder and nothing else.
-	for _, pattern := range []string{s.Name, s.Name + "_*", "." + s.Name + "_*.partial"} {
-		found, err := filepath.Glob(filepath.Join(ContainerDir, pattern))
+	for _, pattern := range []string{
+		filepath.Join(ContainerDir, s.Name), filepath.Join(ContainerDir, s.Name+"_*"), filepath.Join(ContainerDir, "."+s.Name+"_*.partial"),
+		filepath.Join(ContainerDir, ".#sysupdate"+s.Name+"_*"), // of a sysupdate that was killed
+		filepath.Join(sysupdate.Dir(s.Name), s.Name+"*.transfer"),
+	} {
+		found, err := filepath.Glob(pattern)
 		if err != nil {
 			return out, err
 		}
@@ -88,6 +93,7 @@ func Uninstall(ctx context.Context, rep *progress.Reporter, s spec.Spec) (Uninst
 		}
 		out.Removed = append(out.Removed, path)
 	}
+	_ = os.Remove(sysupdate.Dir(s.Name)) // unless an administrator has files there
 	if err := manager.conn.ReloadContext(ctx); err != nil {
 		return out, fmt.Errorf("systemd does not reload its units: %w", err)
 	}

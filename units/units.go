@@ -27,6 +27,8 @@ const (
 	ContainerDir = "/var/lib/container"     // image trees, and the symlink of the one in use
 	UnitDir      = "/etc/systemd/system"    // systemd.unit(5): the administrator's units
 	ConfigDir    = "/etc/ephemeral-builder" // keys, in a folder for each NAME
+
+	DownloadDir = "/var/cache/ephemeral-builder/downloads" // what an unfinished install has downloaded, likewise
 )
 
 // File is one unit file.
