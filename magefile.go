@@ -13,6 +13,7 @@ import (
 	"github.com/magefile/mage/mg"
 
 	"ephemeral-builder/harness"
+	"ephemeral-builder/harness/bench"
 	"ephemeral-builder/image"
 	"ephemeral-builder/image/cache"
 	lockfile "ephemeral-builder/image/lock"
@@ -51,13 +52,14 @@ func Release(ctx context.Context,
 	key *string, // file with the OpenPGP key to sign with (default: the armored key in EPHEMERAL_BUILDER_SIGNING_KEY)
 	adopt *bool, // sign what is there already, though another key or none has signed it
 	unsigned *bool, // publish without a signature
+	url *string, // where the folder will be served, for transfer files of systemd-sysupdate
 	push *string, // OCI repository to push to as well, such as registry.example.org/group
 ) error {
 	return report(ctx, func(ctx context.Context, rep *progress.Reporter) error {
 		return release.PublishDefault(ctx, rep, release.Options{
 			From: value(from, "dist"), Out: value(out, "public"), Keep: value(keep, 0),
 			Adopt: value(adopt, false), Unsigned: value(unsigned, false),
-		}, value(key, ""), value(push, ""))
+		}, value(key, ""), value(url, ""), value(push, ""))
 	})
 }
 
@@ -208,6 +210,23 @@ func (Cache) Prune(
 	freed, err := cache.PruneTo(cache.Dir(), value(max, ""))
 	fmt.Printf("%d MiB are free now\n", freed>>20)
 	return err
+}
+
+// Bench measures side by side with what others use for the same purpose.
+type Bench mg.Namespace
+
+// Build compares cold builds of an image with mmdebstrap: test-results/bench-build.html.
+func (Bench) Build(ctx context.Context,
+	spec *string, // spec file (default: ephemeral-builder.toml if there is one)
+	runs *int, // builds of each kind (default: 3)
+) error {
+	s, err := load(spec)
+	if err != nil {
+		return err
+	}
+	return report(ctx, func(ctx context.Context, rep *progress.Reporter) error {
+		return bench.Build(ctx, rep, bench.Options{Spec: s, Runs: value(runs, 3), Out: harness.ResultsDir})
+	})
 }
 
 // Aliases are other names of targets.

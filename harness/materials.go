@@ -26,11 +26,17 @@ import (
 
 // hostPackages make a bare Debian tree a host: a kernel, systemd, what ephemeral-builder
 // needs, and what the scripts in testdata look at it with.
-func hostPackages(arch image.Arch) []string {
-	return []string{
+func hostPackages(arch image.Arch, suite string) []string {
+	packages := []string{
 		"linux-image-cloud-" + arch.Debian, "initramfs-tools", "systemd", "systemd-sysv", "systemd-container", "dbus",
 		"libpam-systemd", "openssh-server", "udev", "kmod", "iproute2", "nftables", "procps", "zstd", "rsync",
+		// What publish-*.txtar feeds with images, and feeds them with.
+		"gpg", "gpg-agent", "xz-utils", "busybox", "docker.io", "podman", "crun", "netavark", "docker-registry",
 	}
+	if suite != "bookworm" { // which has docker's client in docker.io, and no Incus
+		packages = append(packages, "docker-cli", "incus-client", "incus-extra", "openssl")
+	}
+	return packages
 }
 
 // materials are what a lab is made of. All of it is in the cache, under names that carry
@@ -76,7 +82,7 @@ func gather(ctx context.Context, rep *progress.Reporter, suite string, s spec.Sp
 // hostTree is the tarball of a lab host's rootfs.
 func hostTree(ctx context.Context, rep *progress.Reporter, arch image.Arch, suite, mirror string) (string, error) {
 	s := spec.Default()
-	s.Suite, s.Mirror, s.Packages = suite, mirror, hostPackages(arch)
+	s.Suite, s.Mirror, s.Packages = suite, mirror, hostPackages(arch, suite)
 	stage := rep.Stage("resolve")
 	defer stage.Fail() // of no effect after Done
 	l, err := image.Resolve(ctx, stage, s, cache.Dir())

@@ -14,7 +14,7 @@ import (
 // PublishDefault is [Publish] as a person at a checkout, or a pipeline, wants it: the key
 // is in keyFile or, as armored text, in EPHEMERAL_BUILDER_SIGNING_KEY, with its passphrase
 // in EPHEMERAL_BUILDER_SIGNING_PASSPHRASE, and SOURCE_DATE_EPOCH is the signature's time.
-func PublishDefault(ctx context.Context, rep *progress.Reporter, o Options, keyFile, repository string) error {
+func PublishDefault(ctx context.Context, rep *progress.Reporter, o Options, keyFile, url, repository string) error {
 	key := keyFile
 	if key == "" {
 		key = os.Getenv("EPHEMERAL_BUILDER_SIGNING_KEY")
@@ -30,7 +30,7 @@ func PublishDefault(ctx context.Context, rep *progress.Reporter, o Options, keyF
 			return err
 		}
 	}
-	result, err := Publish(ctx, rep, o, repository)
+	result, err := Publish(ctx, rep, o, url, repository)
 	if err != nil {
 		return err
 	}

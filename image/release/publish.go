@@ -2,18 +2,20 @@ package release
 
 import (
 	"context"
+	"os"
 	"path/filepath"
 
 	"ephemeral-builder/image"
 	"ephemeral-builder/image/oci"
 	"ephemeral-builder/image/progress"
 	"ephemeral-builder/image/simplestreams"
+	"ephemeral-builder/image/sysupdate"
 )
 
 // Publish is [Make] with all that this project publishes images as: an OCI layout in oci/
 // and Incus' streams/, too. To a repository, if one is named, the newest version of each
 // image is pushed after that; it must have a single name.
-func Publish(ctx context.Context, rep *progress.Reporter, o Options, repository string) (Result, error) {
+func Publish(ctx context.Context, rep *progress.Reporter, o Options, url, repository string) (Result, error) {
 	o.Trees = []string{"oci", "streams"}
 	o.Generators = []Generator{
 		func(ctx context.Context, dir string, images []Image) error {
@@ -44,6 +46,23 @@ func Publish(ctx context.Context, rep *progress.Reporter, o Options, repository 
 				})
 			}
 			return simplestreams.Write(ctx, dir, all)
+		},
+		func(_ context.Context, dir string, images []Image) error {
+			if url == "" {
+				return nil
+			}
+			for _, img := range images {
+				files, err := sysupdate.Transfers(sysupdate.Options{URL: url, Name: img.Manifest.Name, Dir: "/var/lib/container", Keep: 2})
+				if err != nil {
+					return err
+				}
+				for _, file := range files {
+					if err := os.WriteFile(filepath.Join(dir, file.Name), file.Text, 0o644); err != nil {
+						return err
+					}
+				}
+			}
+			return nil
 		},
 	}
 	result, err := Make(ctx, rep, o)
