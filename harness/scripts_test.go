@@ -51,7 +51,7 @@ func TestScripts(t *testing.T) {
 		}
 	}
 	rep := progress.New(os.Stdout)
-	dir, err := filepath.Abs(filepath.Join(ResultsDir, "lab-"+*labKind+"-"+*labSuite))
+	dir, err := filepath.Abs(filepath.Join(results(*labKind, *labSuite), "lab"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -211,7 +211,7 @@ func (w *watch) evidence(ctx context.Context) (dir string, err error) {
 	if err := w.h.reconnect(ctx); err != nil {
 		return "", err
 	}
-	dir = filepath.Join(ResultsDir, w.name)
+	dir = filepath.Join(results(*labKind, *labSuite), w.name)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return dir, err
 	}

@@ -19,8 +19,12 @@ import (
 	"ephemeral-builder/harness/lab"
 )
 
-// ResultsDir gets JUnit files and, for each failed script, a folder of evidence.
+// ResultsDir gets what tests and benchmarks have to show.
 const ResultsDir = "test-results"
+
+// results is the folder for one kind of lab: JUnit files and, for each failed script, a
+// folder of evidence. The next run on such a lab replaces it.
+func results(kind, suite string) string { return filepath.Join(ResultsDir, kind+"-"+suite) }
 
 // TestOptions says which lab to test on, and how much.
 type TestOptions struct {
@@ -35,14 +39,15 @@ func Test(ctx context.Context, rep *progress.Reporter, o TestOptions) error {
 	if err != nil {
 		return err
 	}
-	if err := os.RemoveAll(ResultsDir); err != nil {
+	dir := results(o.Kind, o.Suite)
+	if err := os.RemoveAll(dir); err != nil {
 		return err
 	}
-	if err := os.MkdirAll(ResultsDir, 0o755); err != nil {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
 	rep.Note("quick tests")
-	if err := goTest(ctx, "quick", "./..."); err != nil {
+	if err := goTest(ctx, filepath.Join(dir, "quick.xml"), "./..."); err != nil {
 		return fmt.Errorf("quick tests: %w", err)
 	}
 	if err := prereq.Ensure(ctx, rep, lab.Needs(kind)...); err != nil {
@@ -52,19 +57,19 @@ func Test(ctx context.Context, rep *progress.Reporter, o TestOptions) error {
 		return err
 	}
 	rep.Note("scripts on a %s lab with %s", kind, o.Suite)
-	name := string(kind) + "-" + o.Suite
-	err = goTest(ctx, name,
+	junit := filepath.Join(dir, "scripts.xml")
+	err = goTest(ctx, junit,
 		"./harness", "-count=1", "-parallel=1", "-timeout=80m", "-run=^TestScripts$/^scripts$/("+o.Run+")",
 		"-lab.kind="+o.Kind, "-lab.suite="+o.Suite, "-lab.owner="+strconv.Itoa(os.Getpid()))
 	// A test that was interrupted had no time to remove its lab.
-	if l, openErr := lab.Open(filepath.Join(ResultsDir, "lab-"+name)); openErr == nil {
+	if l, openErr := lab.Open(filepath.Join(dir, "lab")); openErr == nil {
 		err = errors.Join(err, l.Close(context.WithoutCancel(ctx)))
 	}
 	if err != nil {
-		return fmt.Errorf("scripts: see %s: %w", ResultsDir, err)
+		return fmt.Errorf("scripts: see %s: %w", dir, err)
 	}
 	// go test is content with no test at all.
-	report, err := os.ReadFile(filepath.Join(ResultsDir, name+".xml"))
+	report, err := os.ReadFile(junit)
 	if err != nil {
 		return err
 	}
@@ -75,8 +80,7 @@ func Test(ctx context.Context, rep *progress.Reporter, o TestOptions) error {
 }
 
 // goTest runs go test with live output and a JUnit file.
-func goTest(ctx context.Context, name string, args ...string) error {
-	junit := filepath.Join(ResultsDir, name+".xml")
+func goTest(ctx context.Context, junit string, args ...string) error {
 	err := command.Run(ctx, command.Cmd{
 		Args:   append([]string{"go", "tool", "gotestsum", "--format=testname", "--junitfile=" + junit, "--"}, args...),
 		Stdout: os.Stdout,
