@@ -4,8 +4,11 @@ package image
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -210,13 +213,14 @@ func (b *builder) pack(ctx context.Context, tree *rootfs.Tree, path string) erro
 	defer file.Close()
 	rules := lint.New(lint.Rules{UID: b.Spec.User.UID, GID: b.Spec.User.GID, Setuid: b.Spec.Setuid})
 	contents := inventory.New()
+	sum := sha256.New()
 	summary, err := stream(ctx, tree.Write, func(r pipe) (archive.Summary, error) {
-		return archive.Pack(ctx, r, file, archive.Options{
+		return archive.Pack(ctx, r, io.MultiWriter(file, sum), archive.Options{
 			Epoch: b.Epoch, Progress: stage.Set, Visit: []archive.Visitor{rules.Visit, contents.Visit},
 		})
 	})
 	if err == nil {
-		err = errors.Join(file.Chmod(0o644), file.Sync())
+		err = file.Chmod(0o644)
 	}
 	if err != nil {
 		return fmt.Errorf("packing the tree: %w", err)
@@ -225,17 +229,20 @@ func (b *builder) pack(ctx context.Context, tree *rootfs.Tree, path string) erro
 		return fmt.Errorf("the image must not be published:\n%w", err)
 	}
 	stage.Detail("describing it")
-	described, err := b.describe(ctx, path, summary, contents)
+	synced := make(chan error, 1)
+	go func() { synced <- file.Sync() }()
+	info, err := file.Stat()
 	if err != nil {
+		return err
+	}
+	compressed := File{hex.EncodeToString(sum.Sum(nil)), info.Size()}
+	described, err := b.describe(ctx, path, summary, compressed, contents)
+	if err := errors.Join(err, <-synced); err != nil {
 		return err
 	}
 	if err := publish(ctx, append(described, path+tarballSuffix), path, filepath.Join(b.Out, b.stem())); err != nil {
 		return err
 	}
-	info, err := file.Stat()
-	if err != nil {
-		return err
-	}
-	stage.Done("%d files, %d MiB, %d MiB compressed", summary.Entries, summary.TarSize>>20, info.Size()>>20)
+	stage.Done("%d files, %d MiB, %d MiB compressed", summary.Entries, summary.TarSize>>20, compressed.Size>>20)
 	return nil
 }

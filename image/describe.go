@@ -32,7 +32,7 @@ const program = "ephemeral-builder"
 
 // describe writes the files that describe the packed image beside path, and returns their
 // paths.
-func (b *builder) describe(ctx context.Context, path string, packed archive.Summary, contents *inventory.Inventory) ([]string, error) {
+func (b *builder) describe(ctx context.Context, path string, packed archive.Summary, compressed File, contents *inventory.Inventory) ([]string, error) {
 	packages, err := contents.Packages()
 	if err != nil {
 		return nil, err
@@ -45,21 +45,13 @@ func (b *builder) describe(ctx context.Context, path string, packed archive.Summ
 	if err != nil {
 		return nil, err
 	}
-	compressed, err := hashFile(path + tarballSuffix)
-	if err != nil {
-		return nil, err
-	}
-	info, err := os.Stat(path + tarballSuffix)
-	if err != nil {
-		return nil, err
-	}
 	debian := b.lock.Sources[0]
 	manifest := Manifest{
 		Name: b.Spec.Name, Version: b.Version, Architecture: b.arch.Systemd,
 		Suite: debian.Suite, Codename: debian.Codename, ReleaseDate: debian.Date, Mirror: debian.URI,
 		SourceDateEpoch: b.Epoch.Unix(),
 		Tar:             File{packed.TarSHA256, packed.TarSize},
-		Compressed:      File{compressed, info.Size()},
+		Compressed:      compressed,
 		Spec:            b.Spec, Inputs: b.digest, Tools: tools,
 	}
 	debs := map[string]string{}
@@ -93,7 +85,7 @@ func (b *builder) describe(ctx context.Context, path string, packed archive.Summ
 		{provenanceSuffix, func() ([]byte, error) {
 			stem := manifest.Stem()
 			return provenance.Statement(provenance.Build{
-				Subjects: []provenance.Subject{{Name: stem + ".tar", SHA256: packed.TarSHA256}, {Name: stem + tarballSuffix, SHA256: compressed}},
+				Subjects: []provenance.Subject{{Name: stem + ".tar", SHA256: packed.TarSHA256}, {Name: stem + tarballSuffix, SHA256: compressed.SHA256}},
 				Spec:     b.Spec, Inputs: b.digest, Version: b.Version, Architecture: b.arch.Systemd,
 				Epoch: b.Epoch, Lock: b.lock, Tool: tools, Commit: b.Commit,
 			})

@@ -2,9 +2,10 @@ package image
 
 import (
 	"archive/tar"
+	"cmp"
 	"context"
-	"errors"
 	"io"
+	"os"
 	"time"
 
 	"ephemeral-builder/image/rootfs"
@@ -16,29 +17,35 @@ import (
 //go:embed sshd_config
 var sshdConfig []byte
 
-type pipe = *io.PipeReader
+type pipe = io.Reader
 
 // stream lets read take what write writes. Of two errors the one that came first counts:
-// the other is a broken pipe.
+// the other is a broken pipe. It is a pipe of the system, so that programs write into it
+// themselves.
 func stream[T any](ctx context.Context, write func(context.Context, io.Writer) error, read func(pipe) (T, error)) (T, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	r, w := io.Pipe()
+	r, w, err := os.Pipe()
+	if err != nil {
+		return *new(T), err
+	}
+	defer r.Close()
 	wrote := make(chan error, 1)
 	go func() {
-		err := write(ctx, w)
-		w.CloseWithError(err) // nil is the end of the file
-		wrote <- err
+		wrote <- write(ctx, w)
+		w.Close() // after which read may find the end of the file
 	}()
 	result, err := read(r)
+	select {
+	case wroteErr := <-wrote:
+		return result, cmp.Or(wroteErr, err)
+	default:
+	}
 	if err != nil {
-		r.CloseWithError(err)
 		cancel()
+		r.Close()
 	}
-	if wroteErr := <-wrote; wroteErr != nil && (err == nil || errors.Is(err, wroteErr)) {
-		err = wroteErr
-	}
-	return result, err
+	return result, cmp.Or(err, <-wrote)
 }
 
 // overlay lays over the tree what write writes.

@@ -16,17 +16,18 @@ type Step struct {
 
 // The steps that the program looks at, or that both sides have.
 const (
-	stepPrepare   = "prepare"
-	stepExtract   = "extract"
-	stepCore      = "install the core"
-	stepUnpack    = "unpack"
-	stepConfigure = "configure"
-	stepEssential = "install essential"
-	stepRest      = "install the rest"
-	stepSave      = "save for the next build"
-	stepRestore   = "restore"
-	stepPack      = "pack"
-	stepElse      = "other"
+	stepPrepare    = "prepare"
+	stepDecompress = "decompress"
+	stepExtract    = "extract"
+	stepCore       = "install the core"
+	stepUnpack     = "unpack"
+	stepConfigure  = "configure"
+	stepEssential  = "install essential"
+	stepRest       = "install the rest"
+	stepSave       = "save for the next build"
+	stepRestore    = "restore"
+	stepPack       = "pack"
+	stepElse       = "other"
 )
 
 // steps adds up how long each step took.
@@ -58,6 +59,8 @@ func stepOf(e progress.Event) string {
 	switch e.Stage + " " + word {
 	case "bootstrap ":
 		return stepPrepare
+	case "bootstrap decompressing":
+		return stepDecompress
 	case "bootstrap extracting":
 		return stepExtract
 	case "bootstrap installing":

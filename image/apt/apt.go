@@ -55,7 +55,7 @@ func Resolve(ctx context.Context, stage *progress.Stage, o Options) (lock.Lock, 
 	if err != nil {
 		return lock.Lock{}, nil, err
 	}
-	required, base := baseSystem(lists)
+	base := baseSystem(lists)
 	if strings.HasPrefix(o.Sources[0].URI, "https:") {
 		base = append(base, "ca-certificates") // as debootstrap does
 	}
@@ -67,13 +67,13 @@ func Resolve(ctx context.Context, stage *progress.Stage, o Options) (lock.Lock, 
 	if err != nil {
 		return lock.Lock{}, nil, err
 	}
-	return p.result(releases, lists, required, urls)
+	return p.result(releases, lists, urls)
 }
 
 // baseSystem are the packages of debootstrap's variant minbase, before dependencies. Only
 // Debian tells what is required: other archives have their own idea of it.
-func baseSystem(lists []list) (required map[string]bool, base []string) {
-	required = map[string]bool{}
+func baseSystem(lists []list) []string {
+	required := map[string]bool{}
 	usrIsMerged := false
 	for _, l := range lists {
 		if l.source != 0 {
@@ -88,10 +88,9 @@ func baseSystem(lists []list) (required map[string]bool, base []string) {
 			}
 		}
 	}
-	base = append(slices.Sorted(maps.Keys(required)), "apt")
+	base := append(slices.Sorted(maps.Keys(required)), "apt")
 	if usrIsMerged {
-		required["usr-is-merged"] = true
 		base = append(base, "usr-is-merged")
 	}
-	return required, base
+	return base
 }

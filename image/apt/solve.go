@@ -133,7 +133,7 @@ func explainSolve(stdout, stderr string) error {
 }
 
 // result looks the chosen packages up in the lists.
-func (p *private) result(releases []Release, lists []list, required, urls map[string]bool) (lock.Lock, []byte, error) {
+func (p *private) result(releases []Release, lists []list, urls map[string]bool) (lock.Lock, []byte, error) {
 	l := lock.Lock{Architecture: p.Arch}
 	for i, r := range releases {
 		l.Sources = append(l.Sources, lock.Source{URI: strings.TrimSuffix(p.Sources[i].URI, "/"), Suite: p.Sources[i].Suite, Codename: r.Codename, Date: r.Date, InRelease: r.SHA256})
@@ -156,7 +156,7 @@ func (p *private) result(releases []Release, lists []list, required, urls map[st
 			}
 			all = append(all, chosen{stanza: s, Package: lock.Package{
 				Name: s.field("Package"), Version: s.field("Version"), Architecture: s.field("Architecture"),
-				SHA256: s.field("SHA256"), Size: size, Source: list.source, Path: path.Clean(file), Required: required[s.field("Package")],
+				SHA256: s.field("SHA256"), Size: size, Source: list.source, Path: path.Clean(file),
 			}})
 		}
 	}

@@ -54,7 +54,6 @@ type Package struct {
 	Size         int64  `toml:"size"`         // of the .deb file, in bytes
 	Source       int    `toml:"source,omitempty"`
 	Path         string `toml:"path"` // of the .deb file below the source's URI
-	Required     bool   `toml:"required,omitempty"`
 }
 
 // Read reads a lock and checks it, as it may come from anybody.

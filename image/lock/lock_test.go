@@ -18,7 +18,7 @@ func sample() Lock {
 			{URI: "file:///srv/own", Suite: "main", Date: "Sat, 21 Nov 2026 09:15:44 UTC", InRelease: digest},
 		},
 		Packages: []Package{
-			{Name: "bash", Version: "5.2.37-2+b10", Architecture: "amd64", SHA256: digest, Size: 1500000, Path: "pool/main/b/bash/bash_5.2.37-2+b10_amd64.deb", Required: true},
+			{Name: "bash", Version: "5.2.37-2+b10", Architecture: "amd64", SHA256: digest, Size: 1500000, Path: "pool/main/b/bash/bash_5.2.37-2+b10_amd64.deb"},
 			{Name: "tool", Version: "1:2.0~rc1", Architecture: "all", SHA256: digest, Size: 10, Source: 1, Path: "pool/tool_2.0~rc1_all.deb"},
 		},
 	}

@@ -13,8 +13,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/klauspost/compress/zstd"
-
 	"ephemeral-builder/image/atomicfile"
 	"ephemeral-builder/image/command"
 	"ephemeral-builder/image/lock"
@@ -24,7 +22,7 @@ import (
 
 // stageFormat is part of the names of saved trees: count it up when [Tree.Bootstrap]
 // makes other trees of the same packages.
-const stageFormat = 1
+const stageFormat = 2
 
 // Options says what a tree is made of, and where.
 type Options struct {
@@ -48,8 +46,9 @@ func Base(ctx context.Context, rep *progress.Reporter, s *space.Space, o Options
 	if err != nil {
 		return nil, newest, err
 	}
-	// Twice the packages' own account: hooks may add, and it knows no blocks.
-	t, err = New(ctx, s, o.Dir, 2*debs.Size+(256<<20), o.Log)
+	// Thrice the packages' own account: they are there decompressed as well, hooks may add,
+	// and it knows no blocks.
+	t, err = New(ctx, s, o.Dir, 3*debs.Size+(256<<20), o.Log)
 	if err != nil {
 		return nil, newest, err
 	}
@@ -98,7 +97,7 @@ func stageName(ctx context.Context, o Options) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return filepath.Join(o.Stages, fmt.Sprintf("%s-%s-%.8x.tar.zst", o.Lock.Sources[0].Codename, o.Lock.Architecture, sha256.Sum256(text))), nil
+	return filepath.Join(o.Stages, fmt.Sprintf("%s-%s-%.8x.tar", o.Lock.Sources[0].Codename, o.Lock.Architecture, sha256.Sum256(text))), nil
 }
 
 // restore reads a saved tree. That there is none is [fs.ErrNotExist].
@@ -116,18 +115,14 @@ func (t *Tree) restore(ctx context.Context, stage *progress.Stage, path string) 
 	_ = os.Chtimes(path, now, now) // what was used last is pruned last
 	stage.Detail("restoring it from the cache")
 	stage.Total(info.Size())
-	z, err := zstd.NewReader(&counter{Reader: file, stage: stage})
-	if err != nil {
-		return err
-	}
-	defer z.Close()
-	if err := t.Read(ctx, z); err != nil {
+	if err := t.Read(ctx, &counter{Reader: file, stage: stage}); err != nil {
 		return fmt.Errorf("the cached tree %s can't be read: remove it and build again: %w", strings.TrimPrefix(path, "./"), err)
 	}
 	return nil
 }
 
-// save writes the tree with the least compression: it is read back on this machine only.
+// save writes the tree without compression, the quickest of which would take longer than
+// the rest of it.
 func (t *Tree) save(ctx context.Context, path string) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
@@ -136,19 +131,16 @@ func (t *Tree) save(ctx context.Context, path string) error {
 	if err != nil {
 		return err
 	}
-	defer file.Cleanup()
-	z, err := zstd.NewWriter(file, zstd.WithEncoderLevel(zstd.SpeedFastest))
-	if err != nil {
-		return err
+	if err := t.Write(ctx, file.File); err != nil {
+		return errors.Join(err, file.Cleanup())
 	}
-	if err := t.Write(ctx, z); err != nil {
-		z.Reset(nil)
-		return err
-	}
-	if err := z.Close(); err != nil {
-		return err
-	}
-	return file.CloseAtomicallyReplace()
+	// The disk has until the tree is closed.
+	t.saved = make(chan error, 1)
+	go func() {
+		t.saved <- file.CloseAtomicallyReplace()
+		_ = file.Cleanup() // of no effect if that went well
+	}()
+	return nil
 }
 
 // counter tells a stage how much was read.

@@ -12,13 +12,17 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 
+	"ephemeral-builder/image/atomicfile"
 	"ephemeral-builder/image/command"
 	"ephemeral-builder/image/lock"
 	"ephemeral-builder/image/prereq"
 	"ephemeral-builder/image/progress"
+	"ephemeral-builder/scripts"
 )
 
 // Ready makes sure, before any work, that the programs for building for an architecture
@@ -34,8 +38,12 @@ func Ready(ctx context.Context, rep *progress.Reporter, arch string) error {
 	return prereq.Ensure(ctx, rep, needs...)
 }
 
-// archives is where debootstrap looks for packages, in the tree.
-const archives = "var/cache/apt/archives"
+// archives is where debootstrap looks for packages, in the tree; packed has them as they
+// were downloaded.
+const (
+	archives = "var/cache/apt/archives"
+	packed   = archives + "/packed"
+)
 
 // Bootstrap fills an empty tree with the packages of a lock, all of which are in debs. It
 // needs no network: debootstrap gets a tarball such as its own --make-tarball makes, but
@@ -51,19 +59,23 @@ func (t *Tree) Bootstrap(ctx context.Context, stage *progress.Stage, l lock.Lock
 		return err
 	}
 	defer os.Remove(seed)
-	if err := t.run(ctx, "mkdir", "-p", filepath.Join(t.dir, archives)); err != nil {
+	suite := t.dir + ".suite"
+	if err := writeScript(suite, "debootstrap-suite"); err != nil {
 		return err
 	}
-	if err := t.run(ctx, "mount", "--bind", debs.dir, filepath.Join(t.dir, archives)); err != nil {
+	defer os.Remove(suite)
+	if err := t.mountDebs(ctx, debs); err != nil {
 		return err
 	}
+	stage.Detail("decompressing packages")
+	stop, err := t.decompress(ctx, debs, required, base)
+	if err != nil {
+		return err
+	}
+	defer stop()
 	args := []string{
 		"debootstrap", "--variant=minbase", "--arch=" + l.Architecture, "--unpack-tarball=" + seed,
-		source.Codename, t.dir, source.URI,
-	}
-	const suites = "/usr/share/debootstrap/scripts/"
-	if _, err := os.Stat(suites + source.Codename); errors.Is(err, os.ErrNotExist) {
-		args = append(args, suites+"sid") // a suite younger than this debootstrap
+		source.Codename, t.dir, source.URI, suite,
 	}
 	stage.Total(int64(3*len(required) + 2*len(base)))
 	err = t.space.Run(ctx, command.Cmd{
@@ -76,7 +88,60 @@ func (t *Tree) Bootstrap(ctx context.Context, stage *progress.Stage, l lock.Lock
 	if err != nil {
 		return t.explain(ctx, err)
 	}
-	return t.run(ctx, "umount", filepath.Join(t.dir, archives))
+	stop()
+	if err := t.run(ctx, "umount", filepath.Join(t.dir, packed)); err != nil {
+		return err
+	}
+	return t.run(ctx, "rm", "-r", filepath.Join(t.dir, archives))
+}
+
+// mountDebs shows the packages where debootstrap looks for them, as links that
+// [Tree.decompress] may replace.
+func (t *Tree) mountDebs(ctx context.Context, debs Debs) error {
+	if err := t.run(ctx, "mkdir", "-p", filepath.Join(t.dir, packed)); err != nil {
+		return err
+	}
+	if err := t.run(ctx, "mount", "--bind", debs.dir, filepath.Join(t.dir, packed)); err != nil {
+		return err
+	}
+	for _, f := range debs.files {
+		link := filepath.Join(t.dir, archives, f.name)
+		if err := os.Symlink(filepath.Join(filepath.Base(packed), f.name), t.space.Path(link)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// decompress makes packages quick to read: what is required on all cores, as it is read
+// twice; the rest until stop, on all cores but the one that dpkg works on. It begins at the
+// end, as dpkg reads from the other: neither is to do again what the other has done.
+func (t *Tree) decompress(ctx context.Context, debs Debs, required, base []string) (stop func(), err error) {
+	if !t.onRAM {
+		return func() {}, nil // a disk is no faster than decompression
+	}
+	dir := t.space.Path(filepath.Join(t.dir, archives))
+	if err := debs.decompress(ctx, dir, required, runtime.NumCPU()); err != nil {
+		return nil, err
+	}
+	backwards := slices.Clone(base)
+	slices.Reverse(backwards)
+	ctx, cancel := context.WithCancel(ctx)
+	var rest sync.WaitGroup
+	rest.Go(func() {
+		// What fails here stays compressed: dpkg will say what is wrong with it.
+		_ = debs.decompress(ctx, dir, backwards, max(1, runtime.NumCPU()-1))
+	})
+	return func() { cancel(); rest.Wait() }, nil
+}
+
+// writeScript writes a script of package scripts, for the space's root to read.
+func writeScript(path, name string) error {
+	text, err := scripts.FS.ReadFile(name)
+	if err != nil {
+		return err
+	}
+	return atomicfile.Write(path, text, 0o644)
 }
 
 // explain adds to debootstrap's error what dpkg said, which it keeps in the tree.

@@ -4,12 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"pault.ag/go/debian/control"
 	"pault.ag/go/debian/deb"
 
 	"ephemeral-builder/image/lock"
@@ -30,9 +32,8 @@ type Debs struct {
 }
 
 type debFile struct {
-	name     string // of the file
-	required bool   // as the archive has it
-	control  deb.Control
+	name    string // of the file
+	control deb.Control
 }
 
 // DebName is the name of a package's file in a folder for many archives: readable, and
@@ -51,7 +52,7 @@ func OpenDebs(dir string, l lock.Lock) (Debs, error) {
 	group.SetLimit(8)
 	for i, p := range l.Packages {
 		group.Go(func() (err error) {
-			d.files[i].name, d.files[i].required = DebName(p), p.Required
+			d.files[i].name = DebName(p)
 			d.files[i].control, times[i], err = readControl(filepath.Join(dir, DebName(p)))
 			return err
 		})
@@ -68,30 +69,48 @@ func OpenDebs(dir string, l lock.Lock) (Debs, error) {
 	return d, nil
 }
 
-func readControl(path string) (control deb.Control, made int64, err error) {
-	file, err := os.Open(path)
+// readControl reads the control file of a package, see deb(5).
+func readControl(name string) (c deb.Control, made int64, err error) {
+	file, err := os.Open(name)
 	if err != nil {
-		return control, 0, err
+		return c, 0, err
 	}
 	defer file.Close()
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("%s is no Debian package: remove it and build again: %w", name, err)
+		}
+	}()
 	archive, err := deb.LoadAr(file)
 	if err != nil {
-		return control, 0, fmt.Errorf("%s is no Debian package: remove it and build again: %w", path, err)
+		return c, 0, err
 	}
 	first, err := archive.Next()
 	if err != nil {
-		return control, 0, fmt.Errorf("%s is no Debian package: remove it and build again: %w", path, err)
+		return c, 0, err
 	}
-	d, err := deb.Load(file, path)
+	// deb.Load would begin with the data as well, and take 8 MiB for that.
+	second, err := archive.Next()
 	if err != nil {
-		return control, 0, fmt.Errorf("%s: %w", path, err)
+		return c, 0, err
 	}
-	defer d.Close()
-	return d.Control, first.Timestamp, nil
+	tarball, closer, err := second.Tarfile()
+	if err != nil {
+		return c, 0, err
+	}
+	defer closer.Close()
+	for {
+		if h, err := tarball.Next(); err != nil {
+			return c, 0, err
+		} else if path.Clean(h.Name) == "control" {
+			return c, first.Timestamp, control.Unmarshal(&c, tarball)
+		}
+	}
 }
 
-// split tells what debootstrap extracts first, so that dpkg can run: what the archive
-// requires and all that this depends on. The rest is the base. Names are sorted.
+// split tells what debootstrap extracts first, so that dpkg can run: what is essential and
+// all that this depends on. The rest is the base, of what the archive merely requires, too:
+// Policy (3.8) lets packages count on nothing but what is essential. Names are sorted.
 func (d Debs) split() (required, base []string, err error) {
 	byName := map[string]*debFile{}
 	providers := map[string][]string{}
@@ -103,7 +122,7 @@ func (d Debs) split() (required, base []string, err error) {
 		for _, provided := range relations(f.control.Values["Provides"]) {
 			providers[provided[0]] = append(providers[provided[0]], name)
 		}
-		if f.required || f.control.Values["Essential"] == "yes" {
+		if f.control.Values["Essential"] == "yes" {
 			todo = append(todo, name)
 		}
 	}

@@ -3,9 +3,11 @@ package rootfs
 import (
 	"archive/tar"
 	"bytes"
+	"compress/gzip"
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -17,6 +19,12 @@ import (
 
 // writeDeb makes a Debian package with nothing in it but a control file.
 func writeDeb(t *testing.T, dir string, p lock.Package, made string, control string) {
+	t.Helper()
+	writeBigDeb(t, dir, p, made, control, "")
+}
+
+// writeBigDeb has a content for its one file.
+func writeBigDeb(t *testing.T, dir string, p lock.Package, made, control, content string) {
 	t.Helper()
 	pack := func(name, text string) []byte {
 		var b bytes.Buffer
@@ -36,7 +44,7 @@ func writeDeb(t *testing.T, dir string, p lock.Package, made string, control str
 	}{
 		{"debian-binary", []byte("2.0\n")},
 		{"control.tar", pack("./control", "Package: "+p.Name+"\nVersion: "+p.Version+"\nArchitecture: "+p.Architecture+"\nMaintainer: A <a@example.com>\nInstalled-Size: 10\n"+control+"Description: a\n b\n")},
-		{"data.tar", pack("./file", "")},
+		{"data.tar.gz", compress(pack("./file", content))},
 	} {
 		fmt.Fprintf(&file, "%-16s%-12s%-6d%-6d%-8s%-10d`\n%s", member.name, made, 0, 0, "100644", len(member.data), member.data)
 		if len(member.data)%2 == 1 {
@@ -46,6 +54,14 @@ func writeDeb(t *testing.T, dir string, p lock.Package, made string, control str
 	if err := os.WriteFile(filepath.Join(dir, DebName(p)), file.Bytes(), 0o644); err != nil {
 		t.Fatal(err)
 	}
+}
+
+func compress(data []byte) []byte {
+	var b bytes.Buffer
+	w, _ := gzip.NewWriterLevel(&b, gzip.NoCompression) // so that sizes are predictable
+	w.Write(data)
+	w.Close()
+	return b.Bytes()
 }
 
 func packages(names ...string) []lock.Package {
@@ -59,7 +75,6 @@ func packages(names ...string) []lock.Package {
 func TestDebs(t *testing.T) {
 	dir := t.TempDir()
 	l := lock.Lock{Architecture: "amd64", Packages: packages("bash", "git", "libc6", "mawk", "perl")}
-	l.Packages[3].Required = true
 	for i, control := range []string{
 		"Essential: yes\nPre-Depends: libc6 (>= 2.4), missing | awk\n",
 		"Depends: perl:any\n",
@@ -130,6 +145,49 @@ func TestDebsErrors(t *testing.T) {
 	}
 	if _, _, err := debs.split(); err == nil || !strings.Contains(err.Error(), "no package is essential") {
 		t.Errorf("no essential package: got %v", err)
+	}
+}
+
+// dpkg-deb judges what we write.
+func TestDecompress(t *testing.T) {
+	dir, decompressed := t.TempDir(), t.TempDir()
+	l := lock.Lock{Packages: packages("big", "small")}
+	writeBigDeb(t, dir, l.Packages[0], "1", "", strings.Repeat("0123456789abcde\n", worthwhile/16))
+	writeDeb(t, dir, l.Packages[1], "1", "")
+	big := filepath.Join(dir, DebName(l.Packages[0]))
+	debs, err := OpenDebs(dir, l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := debs.decompress(t.Context(), decompressed, []string{"small", "big"}, 2); err != nil {
+		t.Fatal(err)
+	}
+	if left, _ := os.ReadDir(decompressed); len(left) != 1 {
+		t.Errorf("got %d files, want the big package's only", len(left))
+	}
+	for _, what := range []string{"--field", "--fsys-tarfile", "--ctrl-tarfile"} {
+		want, err := exec.Command("dpkg-deb", what, big).Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := exec.Command("dpkg-deb", what, filepath.Join(decompressed, filepath.Base(big))).Output()
+		if err != nil || !bytes.Equal(got, want) || len(want) == 0 {
+			t.Errorf("dpkg-deb %s: got %d bytes, %v, want %d", what, len(got), err, len(want))
+		}
+	}
+
+	if err := os.Truncate(big, worthwhile+1000); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.RemoveAll(decompressed); err != nil || os.Mkdir(decompressed, 0o755) != nil {
+		t.Fatal(err)
+	}
+	err = debs.decompress(t.Context(), decompressed, []string{"big"}, 1)
+	if err == nil || !strings.Contains(err.Error(), "decompressing big_1%3a2_amd64") {
+		t.Errorf("a truncated package: got %v", err)
+	}
+	if left, _ := os.ReadDir(decompressed); len(left) != 0 {
+		t.Errorf("it left %v", left)
 	}
 }
 

@@ -6,6 +6,7 @@ package rootfs
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -26,6 +27,7 @@ type Tree struct {
 	dir   string
 	log   io.Writer
 	onRAM bool
+	saved chan error // gets one when what was saved is on the disk; nil if nothing was
 }
 
 // New makes an empty tree that is seen at dir, an empty folder, in the space only. With
@@ -41,11 +43,23 @@ func New(ctx context.Context, s *space.Space, dir string, size int64, log io.Wri
 		fmt.Fprintf(log, "%d MiB of memory are available: using the disk\n", available>>20)
 		return t, nil
 	}
-	return t, t.run(ctx, "mount", "-t", "tmpfs", "-o", fmt.Sprintf("mode=0755,nr_inodes=0,size=%d", size+size/2), "tmpfs", dir)
+	options := fmt.Sprintf("mode=0755,nr_inodes=0,size=%d", size+size/2)
+	// Huge pages spare a twentieth of a build. Not every kernel has them.
+	if t.run(ctx, "mount", "-t", "tmpfs", "-o", options+",huge=within_size", "tmpfs", dir) == nil {
+		return t, nil
+	}
+	return t, t.run(ctx, "mount", "-t", "tmpfs", "-o", options, "tmpfs", dir)
 }
 
 // Close takes the tree away.
-func (t *Tree) Close(ctx context.Context) error {
+func (t *Tree) Close(ctx context.Context) (err error) {
+	if t.saved != nil {
+		err = <-t.saved
+	}
+	return errors.Join(err, t.remove(ctx))
+}
+
+func (t *Tree) remove(ctx context.Context) error {
 	if t.onRAM {
 		return t.run(ctx, "umount", "--lazy", t.dir)
 	}

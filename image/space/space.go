@@ -137,6 +137,12 @@ func (s *Space) Run(ctx context.Context, c command.Cmd) error {
 	return err
 }
 
+// Path is where a file of the space is seen from outside, also of what is mounted in there
+// only.
+func (s *Space) Path(path string) string {
+	return filepath.Join("/proc", strconv.Itoa(s.pid), "root", path)
+}
+
 // explain tells an ordinary user which setting forbids what namespaces need.
 func explain(err error) error {
 	const root = ", or run it with sudo"
