@@ -22,7 +22,7 @@ import (
 
 // stageFormat is part of the names of saved trees: count it up when [Tree.Bootstrap]
 // makes other trees of the same packages.
-const stageFormat = 2
+const stageFormat = 3
 
 // Options says what a tree is made of, and where.
 type Options struct {

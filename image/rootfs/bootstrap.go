@@ -92,7 +92,12 @@ func (t *Tree) Bootstrap(ctx context.Context, stage *progress.Stage, l lock.Lock
 	if err := t.run(ctx, "umount", filepath.Join(t.dir, packed)); err != nil {
 		return err
 	}
-	return t.run(ctx, "rm", "-r", filepath.Join(t.dir, archives))
+	if err := t.run(ctx, "rm", "-r", filepath.Join(t.dir, archives)); err != nil {
+		return err
+	}
+	// What debootstrap has bound devices to: ordinary files, in which the last that was
+	// written to /dev/null can stand.
+	return t.run(ctx, "find", filepath.Join(t.dir, "dev"), "-mindepth", "1", "-delete")
 }
 
 // mountDebs shows the packages where debootstrap looks for them, as links that
