@@ -14,6 +14,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"ephemeral-builder/image/archive"
 	"ephemeral-builder/image/cache"
 	"ephemeral-builder/image/inventory"
@@ -214,7 +216,7 @@ func (b *builder) pack(ctx context.Context, tree *rootfs.Tree, path string) erro
 	rules := lint.New(lint.Rules{UID: b.Spec.User.UID, GID: b.Spec.User.GID, Setuid: b.Spec.Setuid})
 	contents := inventory.New()
 	sum := sha256.New()
-	summary, err := stream(ctx, tree.Write, func(r pipe) (archive.Summary, error) {
+	summary, err := stream(ctx, tree.Write, func(r io.Reader) (archive.Summary, error) {
 		return archive.Pack(ctx, r, io.MultiWriter(file, sum), archive.Options{
 			Epoch: b.Epoch, Progress: stage.Set, Visit: []archive.Visitor{rules.Visit, contents.Visit},
 		})
@@ -229,15 +231,15 @@ func (b *builder) pack(ctx context.Context, tree *rootfs.Tree, path string) erro
 		return fmt.Errorf("the image must not be published:\n%w", err)
 	}
 	stage.Detail("describing it")
-	synced := make(chan error, 1)
-	go func() { synced <- file.Sync() }()
 	info, err := file.Stat()
 	if err != nil {
 		return err
 	}
+	var disk errgroup.Group
+	disk.Go(file.Sync)
 	compressed := File{hex.EncodeToString(sum.Sum(nil)), info.Size()}
 	described, err := b.describe(ctx, path, summary, compressed, contents)
-	if err := errors.Join(err, <-synced); err != nil {
+	if err := errors.Join(err, disk.Wait()); err != nil {
 		return err
 	}
 	if err := publish(ctx, append(described, path+tarballSuffix), path, filepath.Join(b.Out, b.stem())); err != nil {

@@ -143,12 +143,12 @@ func TestStreamTellsTheFirstError(t *testing.T) {
 		"reader": {nil, failed, failed},
 	} {
 		t.Run(name, func(t *testing.T) {
-			n, err := stream(t.Context(), func(_ context.Context, w io.Writer) error {
+			n, err := stream(t.Context(), func(_ context.Context, w *os.File) error {
 				if _, err := io.WriteString(w, "text"); err != nil {
 					return err
 				}
 				return tt.write
-			}, func(r pipe) (int, error) {
+			}, func(r io.Reader) (int, error) {
 				if tt.read != nil {
 					return 0, tt.read
 				}

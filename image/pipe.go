@@ -17,12 +17,10 @@ import (
 //go:embed sshd_config
 var sshdConfig []byte
 
-type pipe = io.Reader
-
 // stream lets read take what write writes. Of two errors the one that came first counts:
 // the other is a broken pipe. It is a pipe of the system, so that programs write into it
 // themselves.
-func stream[T any](ctx context.Context, write func(context.Context, io.Writer) error, read func(pipe) (T, error)) (T, error) {
+func stream[T any](ctx context.Context, write func(context.Context, *os.File) error, read func(io.Reader) (T, error)) (T, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	r, w, err := os.Pipe()
@@ -51,8 +49,8 @@ func stream[T any](ctx context.Context, write func(context.Context, io.Writer) e
 // overlay lays over the tree what write writes.
 func overlay(ctx context.Context, tree *rootfs.Tree, epoch time.Time, write func(context.Context, io.Writer, time.Time) error) error {
 	_, err := stream(ctx,
-		func(ctx context.Context, w io.Writer) error { return write(ctx, w, epoch) },
-		func(r pipe) (struct{}, error) { return struct{}{}, tree.Overlay(ctx, epoch, r) })
+		func(ctx context.Context, w *os.File) error { return write(ctx, w, epoch) },
+		func(r io.Reader) (struct{}, error) { return struct{}{}, tree.Overlay(ctx, epoch, r) })
 	return err
 }
 

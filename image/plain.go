@@ -48,7 +48,7 @@ func Plain(ctx context.Context, rep *progress.Reporter, l lock.Lock, debs, work 
 	if err := tree.Script(ctx, epoch, "tree-clean"); err != nil {
 		return err
 	}
-	summary, err := stream(ctx, tree.Write, func(r pipe) (archive.Summary, error) {
+	summary, err := stream(ctx, tree.Write, func(r io.Reader) (archive.Summary, error) {
 		return archive.Pack(ctx, r, w, archive.Options{Epoch: time.Now(), Progress: stage.Set})
 	})
 	if err != nil {

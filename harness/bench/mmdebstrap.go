@@ -41,8 +41,7 @@ func (b *builds) mmdebstrap(ctx context.Context, _ *progress.Reporter, s *steps)
 	if err := os.MkdirAll(tmp, 0o755); err != nil {
 		return "", err
 	}
-	// The size that a build of ours asks for.
-	tree, err := rootfs.New(ctx, sp, tmp, 2*b.debs.Size+(256<<20), io.Discard)
+	tree, err := rootfs.New(ctx, sp, tmp, b.debs.Room(), io.Discard)
 	if err != nil {
 		return "", err
 	}

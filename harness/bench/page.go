@@ -88,7 +88,7 @@ type group struct {
 
 // groups are in the order of the legend. The last one has all other steps.
 var groups = []group{
-	{"extract", "extract without dpkg", []string{stepExtract}},
+	{"extract", "extract without dpkg", []string{stepDecompress, stepExtract}},
 	{"install", "unpack and configure with dpkg", []string{stepCore, stepUnpack, stepConfigure, stepEssential, stepRest}},
 	{"save", "save for the next build", []string{stepSave}},
 	{"pack", "pack and compress", []string{stepPack}},

@@ -34,8 +34,9 @@ type Cmd struct {
 	Env  []string // KEY=VALUE, added to the caller's environment
 
 	Stdin  io.Reader
-	Stdout io.Writer // receives standard output, beside the tail kept for errors; an *os.File is given away as it is
-	Stderr io.Writer // receives standard error and the tail; may be the same as Stdout
+	Stdout io.Writer // receives standard output, beside the tail kept for errors
+	Stderr io.Writer // receives standard error likewise; may be the same as Stdout
+	Bulk   *os.File  // instead of Stdout: is standard output, nothing of which is kept for errors
 
 	// Namespaces gives the program new ones: syscall.CLONE_NEWNS and the like. As the first
 	// process of a PID namespace it takes with it all that it started, even by SIGKILL.
@@ -91,8 +92,8 @@ func run(ctx context.Context, c Cmd) (err error) {
 	cmd.Env = append(os.Environ(), c.Env...)
 	cmd.Stdin = c.Stdin
 	cmd.Stdout = &stdout
-	if file, ok := c.Stdout.(*os.File); ok {
-		cmd.Stdout = file
+	if c.Bulk != nil {
+		cmd.Stdout = c.Bulk
 	}
 	cmd.Stderr = &stderr
 	// Also bounds the wait for a daemon left behind that holds the output open.

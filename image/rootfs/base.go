@@ -46,9 +46,7 @@ func Base(ctx context.Context, rep *progress.Reporter, s *space.Space, o Options
 	if err != nil {
 		return nil, newest, err
 	}
-	// Thrice the packages' own account: they are there decompressed as well, hooks may add,
-	// and it knows no blocks.
-	t, err = New(ctx, s, o.Dir, 3*debs.Size+(256<<20), o.Log)
+	t, err = New(ctx, s, o.Dir, debs.Room(), o.Log)
 	if err != nil {
 		return nil, newest, err
 	}
@@ -135,11 +133,10 @@ func (t *Tree) save(ctx context.Context, path string) error {
 		return errors.Join(err, file.Cleanup())
 	}
 	// The disk has until the tree is closed.
-	t.saved = make(chan error, 1)
-	go func() {
-		t.saved <- file.CloseAtomicallyReplace()
-		_ = file.Cleanup() // of no effect if that went well
-	}()
+	t.saves.Go(func() error {
+		defer file.Cleanup()
+		return file.CloseAtomicallyReplace()
+	})
 	return nil
 }
 

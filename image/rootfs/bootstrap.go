@@ -68,7 +68,7 @@ func (t *Tree) Bootstrap(ctx context.Context, stage *progress.Stage, l lock.Lock
 		return err
 	}
 	stage.Detail("decompressing packages")
-	stop, err := t.decompress(ctx, debs, required, base)
+	stop, err := t.decompressAhead(ctx, debs, required, base)
 	if err != nil {
 		return err
 	}
@@ -101,7 +101,7 @@ func (t *Tree) Bootstrap(ctx context.Context, stage *progress.Stage, l lock.Lock
 }
 
 // mountDebs shows the packages where debootstrap looks for them, as links that
-// [Tree.decompress] may replace.
+// [Tree.decompressAhead] may replace.
 func (t *Tree) mountDebs(ctx context.Context, debs Debs) error {
 	if err := t.run(ctx, "mkdir", "-p", filepath.Join(t.dir, packed)); err != nil {
 		return err
@@ -118,12 +118,12 @@ func (t *Tree) mountDebs(ctx context.Context, debs Debs) error {
 	return nil
 }
 
-// decompress makes packages quick to read: what is required on all cores, as it is read
+// decompressAhead makes packages quick to read: what is required on all cores, as it is read
 // twice; the rest until stop, on all cores but the one that dpkg works on. It begins at the
 // end, as dpkg reads from the other: neither is to do again what the other has done.
-func (t *Tree) decompress(ctx context.Context, debs Debs, required, base []string) (stop func(), err error) {
+func (t *Tree) decompressAhead(ctx context.Context, debs Debs, required, base []string) (stop func(), err error) {
 	if !t.onRAM {
-		return func() {}, nil // a disk is no faster than decompression
+		return func() {}, nil // all of it would go to the disk once more
 	}
 	dir := t.space.Path(filepath.Join(t.dir, archives))
 	if err := debs.decompress(ctx, dir, required, runtime.NumCPU()); err != nil {
@@ -169,7 +169,7 @@ type steps struct {
 	line  []byte
 }
 
-var step = regexp.MustCompile(`^I: (Extracting|Unpacking|Configuring) (.+)\.\.\.$`)
+var step = regexp.MustCompile(`^I: (Extracting|Installing|Unpacking|Configuring) (.+)\.\.\.$`)
 
 func (s *steps) Write(p []byte) (int, error) {
 	for _, c := range p {

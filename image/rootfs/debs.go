@@ -36,6 +36,10 @@ type debFile struct {
 	control deb.Control
 }
 
+// Room is what a tree of them may need, in bytes: thrice their own account, as they are
+// there decompressed as well, hooks may add, and it knows no blocks.
+func (d Debs) Room() int64 { return 3*d.Size + (256 << 20) }
+
 // DebName is the name of a package's file in a folder for many archives: readable, and
 // the same for the same bytes only. What stands before the first "_" is what debootstrap
 // shows to people.

@@ -15,8 +15,8 @@ import (
 	"ephemeral-builder/image/command"
 )
 
-// worthwhile is the size of a package, in bytes, from which on it takes longer to decompress
-// it than to start a program that does.
+// worthwhile is the size of a package, in bytes, below which it is not decompressed ahead:
+// of the 7 ms that it takes at this size, starting dpkg-deb is 2.4.
 const worthwhile = 64 << 10
 
 // decompress puts packages, given by their names, into dir as such that dpkg reads as
@@ -40,12 +40,13 @@ func (d Debs) decompress(ctx context.Context, dir string, names []string, cores 
 	return group.Wait()
 }
 
-// headerSize and header are what an ar(5) archive has before each member: name, time,
+// header is what an ar(5) archive has before each member, headerSize bytes: name, time,
 // owner, group, mode and size, of which dpkg looks at the first and the last.
-const (
-	headerSize = 60
-	header     = "%-16s%-12d%-6d%-6d%-8s%-10d`\n"
-)
+func header(name string, size int64) string {
+	return fmt.Sprintf("%-16s%-12d%-6d%-6d%-8s%-10d`\n", name, 0, 0, 0, "100644", size)
+}
+
+const headerSize = 60
 
 // decompress writes an uncompressed package, see deb(5), that replaces result when it is
 // complete. Of a small one it does nothing.
@@ -81,11 +82,8 @@ func decompress(ctx context.Context, path, result string) error {
 		if strings.HasPrefix(entry.Name, "data.tar") {
 			break
 		}
-		padding := "\n"[:entry.Size%2]
-		if _, err := fmt.Fprintf(to, header, entry.Name, 0, 0, 0, "100644", entry.Size); err != nil {
-			return err
-		}
-		if _, err := io.Copy(to, io.MultiReader(entry.Data, strings.NewReader(padding))); err != nil {
+		head, padding := strings.NewReader(header(entry.Name, entry.Size)), strings.NewReader("\n"[:entry.Size%2])
+		if _, err := io.Copy(to, io.MultiReader(head, entry.Data, padding)); err != nil {
 			return err
 		}
 	}
@@ -94,7 +92,7 @@ func decompress(ctx context.Context, path, result string) error {
 		return err
 	}
 	if err := command.Run(ctx, command.Cmd{
-		Args: []string{"dpkg-deb", "--fsys-tarfile", path}, Env: []string{"DPKG_DEB_THREADS_MAX=1"}, Stdout: to,
+		Args: []string{"dpkg-deb", "--fsys-tarfile", path}, Env: []string{"DPKG_DEB_THREADS_MAX=1"}, Bulk: to,
 	}); err != nil {
 		return err
 	}
@@ -102,7 +100,7 @@ func decompress(ctx context.Context, path, result string) error {
 	if err != nil {
 		return err
 	}
-	if _, err := to.WriteAt(fmt.Appendf(nil, header, "data.tar", 0, 0, 0, "100644", end-start), start-headerSize); err != nil {
+	if _, err := to.WriteAt([]byte(header("data.tar", end-start)), start-headerSize); err != nil {
 		return err
 	}
 	return errors.Join(to.Close(), os.Rename(to.Name(), result))

@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"ephemeral-builder/image/command"
@@ -27,7 +28,7 @@ type Tree struct {
 	dir   string
 	log   io.Writer
 	onRAM bool
-	saved chan error // gets one when what was saved is on the disk; nil if nothing was
+	saves errgroup.Group // are on the disk when it ends
 }
 
 // New makes an empty tree that is seen at dir, an empty folder, in the space only. With
@@ -44,7 +45,7 @@ func New(ctx context.Context, s *space.Space, dir string, size int64, log io.Wri
 		return t, nil
 	}
 	options := fmt.Sprintf("mode=0755,nr_inodes=0,size=%d", size+size/2)
-	// Huge pages spare a twentieth of a build. Not every kernel has them.
+	// Huge pages are quicker to fill. Not every kernel has them.
 	if t.run(ctx, "mount", "-t", "tmpfs", "-o", options+",huge=within_size", "tmpfs", dir) == nil {
 		return t, nil
 	}
@@ -53,13 +54,7 @@ func New(ctx context.Context, s *space.Space, dir string, size int64, log io.Wri
 
 // Close takes the tree away.
 func (t *Tree) Close(ctx context.Context) (err error) {
-	if t.saved != nil {
-		err = <-t.saved
-	}
-	return errors.Join(err, t.remove(ctx))
-}
-
-func (t *Tree) remove(ctx context.Context) error {
+	defer func() { err = errors.Join(t.saves.Wait(), err) }()
 	if t.onRAM {
 		return t.run(ctx, "umount", "--lazy", t.dir)
 	}
@@ -83,12 +78,12 @@ func Remove(ctx context.Context, dir string) error {
 
 // Write streams the tree to w as a tar of GNU's pax format, sorted, without what is
 // mounted in it.
-func (t *Tree) Write(ctx context.Context, w io.Writer) error {
+func (t *Tree) Write(ctx context.Context, w *os.File) error {
 	return t.space.Run(ctx, command.Cmd{
 		Args: []string{"tar", "--create", "--directory", t.dir, "--sort=name", "--format=pax", "--numeric-owner",
 			"--xattrs", "--xattrs-include=*", "--one-file-system", "."},
 		Env:    locale,
-		Stdout: w,
+		Bulk:   w,
 		Stderr: t.log,
 	})
 }
