@@ -67,6 +67,9 @@ func (t *Tree) Bootstrap(ctx context.Context, stage *progress.Stage, l lock.Lock
 	if err := t.mountDebs(ctx, debs); err != nil {
 		return err
 	}
+	if err := t.keepHostKeysOut(ctx); err != nil {
+		return err
+	}
 	stage.Detail("decompressing packages")
 	stop, err := t.decompressAhead(ctx, debs, required, base)
 	if err != nil {
@@ -98,6 +101,21 @@ func (t *Tree) Bootstrap(ctx context.Context, stage *progress.Stage, l lock.Lock
 	// What debootstrap has bound devices to: ordinary files, in which the last that was
 	// written to /dev/null can stand.
 	return t.run(ctx, "find", filepath.Join(t.dir, "dev"), "-mindepth", "1", "-delete")
+}
+
+// keepHostKeysOut lets openssh-server find a file where each host key would be, so that it
+// generates none: no image has ever had one, and half a second is saved. Script tree-clean
+// removes them.
+func (t *Tree) keepHostKeysOut(ctx context.Context) error {
+	dir := filepath.Join(t.dir, "etc/ssh")
+	if err := t.run(ctx, "mkdir", "-p", dir); err != nil {
+		return err
+	}
+	touch := []string{"touch"}
+	for _, kind := range []string{"rsa", "ecdsa", "ed25519"} {
+		touch = append(touch, filepath.Join(dir, "ssh_host_"+kind+"_key"))
+	}
+	return t.run(ctx, touch...)
 }
 
 // mountDebs shows the packages where debootstrap looks for them, as links that
