@@ -101,7 +101,7 @@ func Outdated(ctx context.Context,
 			return err
 		}
 		fmt.Print(lockfile.Table(changes))
-		return mg.Fatalf(2, "%d packages differ: build a new version with: go tool mage build", len(changes))
+		return mg.Fatalf(2, "%d of the packages differ: build a new version with: go tool mage build", len(changes))
 	})
 }
 

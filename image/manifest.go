@@ -55,7 +55,7 @@ func ReadManifest(path string) (Manifest, error) {
 		return m, err
 	}
 	if err := json.Unmarshal(text, &m); err != nil {
-		return m, fmt.Errorf("%s is no manifest: build the image again: %w", path, err)
+		return m, fmt.Errorf("%s is no manifest: name another file, or build the image again: %w", path, err)
 	}
 	return m, nil
 }

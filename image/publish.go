@@ -3,6 +3,7 @@ package image
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -25,6 +26,9 @@ func publish(ctx context.Context, files []string, prefix, stem string) (err erro
 	var published []string
 	_, absent := os.Lstat(stem + tarballSuffix)
 	defer func() {
+		if errors.Is(err, syscall.ENOSPC) {
+			err = fmt.Errorf("%w: free some space there, or name another folder with -out", err)
+		}
 		if err != nil && absent != nil { // say, a full disk: an image without its sum would hide older ones
 			for _, name := range published {
 				_ = os.Remove(filepath.Join(filepath.Dir(stem), name))

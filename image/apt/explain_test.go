@@ -5,7 +5,7 @@ import (
 )
 
 func TestExplainUpdate(t *testing.T) {
-	p := &private{Options: Options{Sources: []Source{
+	p := &private{Options: Options{Dir: "/lists", Sources: []Source{
 		{URI: "http://host/debian/", Suite: "stable"},
 		{URI: "http://host/debian", Suite: "stable-updates"},
 		{URI: "file:///srv/own", Suite: "main", Key: []byte{1}},
@@ -28,6 +28,8 @@ func TestExplainUpdate(t *testing.T) {
 		{"E: Failed to fetch http://host/debian/dists/stable/InRelease  Could not connect to host:80 (192.0.2.1). - connect (111: Connection refused)\n" +
 			"E: Some index files failed to download. They have been ignored, or old ones used instead.\n",
 			"http://host/debian/ does not answer: check the network, or use another mirror: http://host/debian/dists/stable/InRelease Could not connect to host:80 (192.0.2.1). - connect (111: Connection refused)"},
+		{"E: Failed to fetch http://host/debian/dists/stable/main/binary-amd64/Packages  Error writing to file - write (28: No space left on device) [IP: 192.0.2.1 80]\n",
+			"the disk of /lists is full: free some space, or set XDG_CACHE_HOME to a folder on another disk"},
 		{"W: a warning\nE: The list of sources could not be read.\nE: More\n", "apt-get: The list of sources could not be read."},
 		{"out of words", "apt-get: out of words"},
 	} {

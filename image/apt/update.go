@@ -59,6 +59,9 @@ func (p *private) explainUpdate(stderr string) error {
 		words   []string
 		explain func(s Source, line string) error
 	}{
+		{[]string{"No space left on device"}, func(Source, string) error {
+			return fmt.Errorf("the disk of %s is full: free some space, or set XDG_CACHE_HOME to a folder on another disk", p.Dir)
+		}},
 		{[]string{"is not signed", "signature verification"}, func(s Source, _ string) error {
 			if s.Key != nil {
 				return fmt.Errorf("suite %s of %s is not signed with its key: check the key in the spec", s.Suite, s.URI)

@@ -14,7 +14,8 @@ import (
 
 // Publish is [Make] with all that this project publishes images as: an OCI layout in oci/
 // and Incus' streams/, too. To a repository, if one is named, the newest version of each
-// image is pushed after that; it must have a single name.
+// image is pushed after that; it must have a single name. Transfer files for
+// systemd-sysupdate are there if url, where the folder is served, was told now or before.
 func Publish(ctx context.Context, rep *progress.Reporter, o Options, url, repository string) (Result, error) {
 	o.Trees = []string{"oci", "streams"}
 	o.Generators = []Generator{
@@ -49,6 +50,9 @@ func Publish(ctx context.Context, rep *progress.Reporter, o Options, url, reposi
 		},
 		func(_ context.Context, dir string, images []Image) error {
 			if url == "" {
+				url = publishedURL(o.Out, images)
+			}
+			if url == "" {
 				return nil
 			}
 			for _, img := range images {
@@ -70,6 +74,18 @@ func Publish(ctx context.Context, rep *progress.Reporter, o Options, url, reposi
 		return result, err
 	}
 	return result, push(ctx, rep, o.Out, repository, result.Images)
+}
+
+// publishedURL is what the transfer files say that are published already, or empty: it need
+// be told once only.
+func publishedURL(dir string, images []Image) string {
+	for _, img := range images {
+		text, err := os.ReadFile(filepath.Join(dir, img.Manifest.Name+sysupdate.Suffix))
+		if err == nil {
+			return sysupdate.URL(text)
+		}
+	}
+	return ""
 }
 
 // push pushes the newest version of each name, for all of its architectures.

@@ -43,6 +43,9 @@ type File struct {
 	Text []byte
 }
 
+// Suffix is what the name of the file with the tree ends with, after that of the image.
+const Suffix = ".transfer"
+
 // Dir is where an administrator keeps the files of an image.
 func Dir(name string) string { return "/etc/sysupdate." + name + ".d" }
 
@@ -63,7 +66,7 @@ func Transfers(o Options) ([]File, error) {
 		return nil, err
 	}
 	var rendered []File
-	for _, file := range []struct{ template, suffix string }{{"manifest.transfer", ".manifest.transfer"}, {"tree.transfer", ".transfer"}} {
+	for _, file := range []struct{ template, suffix string }{{"manifest.transfer", ".manifest.transfer"}, {"tree.transfer", Suffix}} {
 		var text bytes.Buffer
 		if err := templates.ExecuteTemplate(&text, file.template, o); err != nil {
 			return nil, err
@@ -71,6 +74,17 @@ func Transfers(o Options) ([]File, error) {
 		rendered = append(rendered, File{o.Name + file.suffix, text.Bytes()})
 	}
 	return rendered, nil
+}
+
+// URL is what [Transfers] made a file of, or empty.
+func URL(text []byte) string {
+	_, source, _ := strings.Cut(string(text), "[Source]\n")
+	for line := range strings.Lines(source) {
+		if path, ok := strings.CutPrefix(line, "Path="); ok {
+			return strings.ReplaceAll(strings.TrimSpace(path), "%%", "%")
+		}
+	}
+	return ""
 }
 
 var seen = regexp.MustCompile(`^[0-9A-Za-z.,_+-]+$`)

@@ -32,6 +32,14 @@ func TestTransfers(t *testing.T) {
 			t.Errorf("%s differs from %s (go test -update writes it anew):\n%s", file.Name, golden, file.Text)
 		}
 	}
+	for _, file := range got {
+		if url := URL(file.Text); url != "https://example.org/ci%20images/" {
+			t.Errorf("%s: the URL is read back as %q", file.Name, url)
+		}
+	}
+	if url := URL([]byte("[Target]\nPath=/var\n")); url != "" {
+		t.Errorf("a file without a source has the URL %q", url)
+	}
 	if got, want := strings.Join(names, " "), "ephemeral-builder.manifest.transfer ephemeral-builder.transfer"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
