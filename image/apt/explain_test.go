@@ -5,7 +5,7 @@ import (
 )
 
 func TestExplainUpdate(t *testing.T) {
-	p := &private{Options: Options{Dir: "/lists", Sources: []Source{
+	p := &private{Dir: "/lists", Options: Options{Sources: []Source{
 		{URI: "http://host/debian/", Suite: "stable"},
 		{URI: "http://host/debian", Suite: "stable-updates"},
 		{URI: "file:///srv/own", Suite: "main", Key: []byte{1}},
