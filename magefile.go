@@ -5,6 +5,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -239,7 +240,11 @@ func report(ctx context.Context, work func(context.Context, *progress.Reporter) 
 	defer stop()
 	rep := progress.New(os.Stderr)
 	defer rep.Close()
-	return work(ctx, rep)
+	err := work(ctx, rep)
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		return mg.Fatal(130, "interrupted: run the same command again") // 128 and SIGINT, as shells have it
+	}
+	return err
 }
 
 // load reads a spec, named by a flag or not.
