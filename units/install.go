@@ -64,11 +64,19 @@ func Install(ctx context.Context, rep *progress.Reporter, o Options) (Installed,
 	if err != nil {
 		return Installed{}, err
 	}
-	units, err := Render(o.Spec, limits)
+	firstSlot, err := firstSlot(o.Spec)
+	if err != nil {
+		return Installed{}, err
+	}
+	units, err := Render(o.Spec, limits, firstSlot)
 	if err != nil {
 		return Installed{}, err
 	}
 	arch, err := image.HostArch()
+	if err != nil {
+		return Installed{}, err
+	}
+	script, err := slotScript(o.Spec.Name)
 	if err != nil {
 		return Installed{}, err
 	}
@@ -122,7 +130,7 @@ func Install(ctx context.Context, rep *progress.Reporter, o Options) (Installed,
 	}
 	transfers, upgrade := follow(from.URL, manifest)
 	in.Upgrade = upgrade
-	if err := in.activate(ctx, o.Spec, manifest, append(units, transfers...), knownHosts); err != nil {
+	if err := in.activate(ctx, o.Spec, manifest, append(append(units, script), transfers...), knownHosts); err != nil {
 		return Installed{}, err
 	}
 	return in.Installed, from.Forget()
@@ -284,7 +292,11 @@ func (in *installation) activate(ctx context.Context, s spec.Spec, manifest imag
 		}
 	}()
 
-	restart := stale
+	restart, slots := stale, slotsUnit(s.Name)
+	hadSlots, err := in.manager.active(ctx, slots)
+	if err != nil {
+		return err
+	}
 	files := append([]File{}, units...)
 	for _, file := range append(files, File{in.Keys.KnownHosts, knownHosts}) {
 		path := file.Name
@@ -333,6 +345,11 @@ func (in *installation) activate(ctx context.Context, s spec.Spec, manifest imag
 	if len(undo) > 0 || stale {
 		if err := in.manager.conn.ReloadContext(ctx); err != nil {
 			return fmt.Errorf("systemd does not reload its units: %w", err)
+		}
+	}
+	if hadSlots { // also of containers that run without the socket
+		if err := in.manager.reload(ctx, slots); err != nil {
+			return err
 		}
 	}
 	switch {

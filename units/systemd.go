@@ -66,6 +66,10 @@ func (m systemd) restart(ctx context.Context, unit string) error {
 	return m.job(ctx, "restart", unit, m.conn.RestartUnitContext)
 }
 
+func (m systemd) reload(ctx context.Context, unit string) error {
+	return m.job(ctx, "reload", unit, m.conn.ReloadUnitContext)
+}
+
 // stop ends a unit; one that is gone already is no error.
 func (m systemd) stop(ctx context.Context, unit string) error {
 	return m.job(ctx, "stop", unit, m.conn.StopUnitContext)

@@ -60,7 +60,7 @@ func Uninstall(ctx context.Context, rep *progress.Reporter, s spec.Spec) (Uninst
 	if err != nil {
 		return out, err
 	}
-	for _, unit := range append(instances, s.Name+".slice") {
+	for _, unit := range append(instances, s.Name+".slice", slotsUnit(s.Name)) {
 		stage.Detail("%s", unit)
 		if err := manager.stop(ctx, unit); err != nil {
 			return out, err
@@ -70,7 +70,8 @@ func Uninstall(ctx context.Context, rep *progress.Reporter, s spec.Spec) (Uninst
 
 	stage = rep.Stage("remove")
 	defer stage.Fail()
-	paths := []string{unitFile, filepath.Join(UnitDir, s.Name+"@.service"), filepath.Join(UnitDir, s.Name+".slice"), filepath.Join(DownloadDir, s.Name)}
+	paths := []string{unitFile, filepath.Join(UnitDir, s.Name+"@.service"), filepath.Join(UnitDir, s.Name+".slice"), filepath.Join(UnitDir, slotsUnit(s.Name)),
+		filepath.Join(LibDir, s.Name, "slot"), filepath.Join(DownloadDir, s.Name)}
 	// A NAME has no underscore, so that these are all of this builder and nothing else.
 	for _, pattern := range []string{
 		filepath.Join(ContainerDir, s.Name), filepath.Join(ContainerDir, s.Name+"_*"), filepath.Join(ContainerDir, "."+s.Name+"_*.partial"),
@@ -92,6 +93,9 @@ func Uninstall(ctx context.Context, rep *progress.Reporter, s spec.Spec) (Uninst
 			return out, err
 		}
 		out.Removed = append(out.Removed, path)
+	}
+	for _, dir := range []string{filepath.Join(LibDir, s.Name), LibDir} {
+		_ = os.Remove(dir) // unless another builder has its script there
 	}
 	_ = os.Remove(sysupdate.Dir(s.Name)) // unless an administrator has files there
 	if err := manager.conn.ReloadContext(ctx); err != nil {

@@ -24,9 +24,11 @@ var files embed.FS
 
 // Where everything is on a host.
 const (
-	ContainerDir = "/var/lib/container"     // image trees, and the symlink of the one in use
-	UnitDir      = "/etc/systemd/system"    // systemd.unit(5): the administrator's units
-	ConfigDir    = "/etc/ephemeral-builder" // keys, in a folder for each NAME
+	ContainerDir = "/var/lib/container"               // image trees, and the symlink of the one in use
+	UnitDir      = "/etc/systemd/system"              // systemd.unit(5): the administrator's units
+	ConfigDir    = "/etc/ephemeral-builder"           // keys, in a folder for each NAME
+	LibDir       = "/usr/local/lib/ephemeral-builder" // what units start, likewise
+	RunDir       = "/run/ephemeral-builder"           // slots, likewise
 
 	DownloadDir = "/var/cache/ephemeral-builder/downloads" // what an unfinished install has downloaded, likewise
 )
@@ -37,19 +39,22 @@ type File struct {
 	Text []byte
 }
 
-// Render makes the units of a spec, with limits that [Host.Limits] has completed:
-// socket, service template and slice.
-func Render(s spec.Spec, l spec.Limits) ([]File, error) {
+// Render makes the units of a spec, with limits that [Host.Limits] has completed and the
+// first of its slots: socket, service template, slice and slots.
+func Render(s spec.Spec, l spec.Limits, firstSlot int) ([]File, error) {
 	values := struct {
 		Name, Listen, Tree, Keys, Entrypoint string
-		Concurrency                          int
+		Slot, Run                            string
+		FirstSlot, Concurrency               int
 		spec.Limits
 		PoolMemoryMax spec.Size
 		PoolTasksMax  int
 	}{
 		Name: s.Name, Listen: s.SSH.Listen.String(),
 		Tree: filepath.Join(ContainerDir, s.Name), Keys: filepath.Join(ConfigDir, s.Name),
-		Entrypoint: filepath.Join(image.LibDir, "entrypoint"), Concurrency: s.Concurrency,
+		Entrypoint: filepath.Join(image.LibDir, "entrypoint"),
+		Slot:       filepath.Join(LibDir, s.Name, "slot"), Run: filepath.Join(RunDir, s.Name),
+		FirstSlot: firstSlot, Concurrency: s.Concurrency,
 		Limits:        l,
 		PoolMemoryMax: l.MemoryMax * spec.Size(s.Concurrency),
 		PoolTasksMax:  l.TasksMax * s.Concurrency,
@@ -61,6 +66,7 @@ func Render(s spec.Spec, l spec.Limits) ([]File, error) {
 	var rendered []File
 	for _, unit := range []struct{ name, template string }{
 		{s.Name + ".slice", "slice"},
+		{slotsUnit(s.Name), "slots"},
 		{s.Name + "@.service", "service"},
 		{s.Name + ".socket", "socket"},
 	} {

@@ -34,7 +34,7 @@ func render(t *testing.T, s spec.Spec) []File {
 	if err != nil {
 		t.Fatal(err)
 	}
-	units, err := Render(s, limits)
+	units, err := Render(s, limits, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
