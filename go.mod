@@ -68,3 +68,6 @@ require (
 	honnef.co/go/tools v0.8.2 // indirect
 	pault.ag/go/topsort v0.1.1 // indirect
 )
+
+// A lab is a whole host, with Go files in its documentation.
+ignore ./test-results

@@ -47,7 +47,7 @@ const (
 
 // Limits fills what the spec leaves open with this host's fair shares: of the cores, one
 // part for each of the spec's concurrent containers; of four fifths of the memory,
-// likewise, half of it for the home; one task for each MiB, between 64 and 4096.
+// likewise, half of it for the home, and half of that for /tmp and for /dev/shm; one task for each MiB, between 64 and 4096.
 func (h Host) Limits(s spec.Spec) (spec.Limits, error) {
 	l := s.Limits
 	if l.CPUQuota == 0 {
@@ -65,6 +65,12 @@ func (h Host) Limits(s spec.Spec) (spec.Limits, error) {
 	}
 	if l.HomeSize >= l.MemoryMax {
 		return l, fmt.Errorf("limits.home_size is %s, but this host's share of memory is %s for each container: lower home_size or set limits.memory_max", l.HomeSize, l.MemoryMax)
+	}
+	if l.TmpSize == 0 {
+		l.TmpSize = max(l.HomeSize/2/mib, 1) * mib
+	}
+	if l.TmpSize >= l.MemoryMax {
+		return l, fmt.Errorf("limits.tmp_size is %s, but this host's share of memory is %s for each container: lower tmp_size or set limits.memory_max", l.TmpSize, l.MemoryMax)
 	}
 	if l.TasksMax == 0 {
 		l.TasksMax = int(min(max(uint64(l.MemoryMax)/mib, minTasks), maxTasks))

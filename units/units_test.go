@@ -101,22 +101,24 @@ func TestLimits(t *testing.T) {
 		name string
 		host Host
 		spec spec.Spec
-		want string // CPUQuota MemoryMax HomeSize TasksMax, or an error
+		want string // CPUQuota MemoryMax HomeSize TmpSize TasksMax, or an error
 	}{
-		{"fair shares", host, spec.Default(), "100% 1638M 819M 1638"},
-		{"small host", Host{Memory: 1 << 30, CPUs: 1}, spec.Default(), "25% 204M 102M 204"},
-		{"large host", Host{Memory: 1 << 40, CPUs: 128}, spec.Default(), "3200% 209715M 104857M 4096"},
-		{"what is set stays", host, load(t, "../testdata/specs/tutorial.toml"), "25% 256M 128M 64"},
-		{"memory_high above the share", Host{Memory: 1 << 30, CPUs: 2}, with(func(s *spec.Spec) { s.Limits.MemoryHigh = 512 << 20 }), "50% 512M 256M 512"},
+		{"fair shares", host, spec.Default(), "100% 1638M 819M 409M 1638"},
+		{"small host", Host{Memory: 1 << 30, CPUs: 1}, spec.Default(), "25% 204M 102M 51M 204"},
+		{"large host", Host{Memory: 1 << 40, CPUs: 128}, spec.Default(), "3200% 209715M 104857M 52428M 4096"},
+		{"what is set stays", host, load(t, "../testdata/specs/tutorial.toml"), "25% 256M 128M 64M 64"},
+		{"memory_high above the share", Host{Memory: 1 << 30, CPUs: 2}, with(func(s *spec.Spec) { s.Limits.MemoryHigh = 512 << 20 }), "50% 512M 256M 128M 512"},
 		{"too many for the host", Host{Memory: 1 << 30, CPUs: 2}, with(func(s *spec.Spec) { s.Concurrency = 100 }),
 			"1G of memory shared by 100 containers is 8M for each, too little for sshd: lower concurrency in the spec"},
 		{"home above the share", Host{Memory: 1 << 30, CPUs: 2}, with(func(s *spec.Spec) { s.Limits.HomeSize = 1 << 30 }),
 			"limits.home_size is 1G, but this host's share of memory is 204M for each container: lower home_size or set limits.memory_max"},
+		{"/tmp above the share", Host{Memory: 1 << 30, CPUs: 2}, with(func(s *spec.Spec) { s.Limits.TmpSize = 1 << 30 }),
+			"limits.tmp_size is 1G, but this host's share of memory is 204M for each container: lower tmp_size or set limits.memory_max"},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			l, err := test.host.Limits(test.spec)
-			got := strings.Join([]string{l.CPUQuota.String(), l.MemoryMax.String(), l.HomeSize.String(), strconv.Itoa(l.TasksMax)}, " ")
+			got := strings.Join([]string{l.CPUQuota.String(), l.MemoryMax.String(), l.HomeSize.String(), l.TmpSize.String(), strconv.Itoa(l.TasksMax)}, " ")
 			if err != nil {
 				got = err.Error()
 			}

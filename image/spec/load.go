@@ -142,6 +142,7 @@ func settings(s *Spec) []setting {
 		{"limits.memory_max", &s.Limits.MemoryMax},
 		{"limits.tasks_max", &s.Limits.TasksMax},
 		{"limits.home_size", &s.Limits.HomeSize},
+		{"limits.tmp_size", &s.Limits.TmpSize},
 		{"limits.start_timeout", &s.Limits.StartTimeout},
 		{"limits.lifetime", &s.Limits.Lifetime},
 	}

@@ -56,6 +56,7 @@ func TestOneLiners(t *testing.T) {
 		`limits.memory_max = ""`:                    func(s *Spec) { s.Limits.MemoryMax = 0 },
 		`limits.tasks_max = 64`:                     func(s *Spec) { s.Limits.TasksMax = 64 },
 		`limits.home_size = "64M"`:                  func(s *Spec) { s.Limits.HomeSize = 64 << 20 },
+		`limits.tmp_size = "64M"`:                   func(s *Spec) { s.Limits.TmpSize = 64 << 20 },
 		`limits.start_timeout = "90s"`:              func(s *Spec) { s.Limits.StartTimeout = Duration(90 * time.Second) },
 		`limits.lifetime = "1h30m"`:                 func(s *Spec) { s.Limits.Lifetime = Duration(90 * time.Minute) },
 		`concurrency = 16`:                          func(s *Spec) { s.Concurrency = 16 },
@@ -251,6 +252,8 @@ func TestProblems(t *testing.T) {
 		{"little memory_high", "limits.memory_high = '128'", `x.toml:1: limits.memory_high is 128: use 32M or more, sshd and a shell have to fit`},
 		{"memory_high above memory_max", "[limits]\nmemory_high = '1G'\nmemory_max = '256M'", `x.toml:2: limits.memory_high is 1G, more than limits.memory_max, 256M: use at most as much`},
 		{"home as large as memory", "[limits]\nhome_size = '256M'\nmemory_max = '256M'", `x.toml:2: limits.home_size is 256M, not less than limits.memory_max, 256M: use less: the home is memory, and a full home must be ENOSPC, not the OOM killer`},
+		{"/tmp as large as memory", "[limits]\ntmp_size = '256M'\nmemory_max = '256M'", `x.toml:2: limits.tmp_size is 256M, not less than limits.memory_max, 256M: use less: /tmp is memory, and a full one must be ENOSPC, not the OOM killer`},
+		{"little /tmp", "limits.tmp_size = '16'", `x.toml:1: limits.tmp_size is 16: use 1M or more, programs expect to write there`},
 		{"little home", "limits.home_size = '16'", `x.toml:1: limits.home_size is 16: use 1M or more, the template is copied into it`},
 		{"few tasks", "limits.tasks_max = 7", `x.toml:1: limits.tasks_max is 7: use 8 or more, sshd itself needs some`},
 		{"negative tasks", "limits.tasks_max = -1", `x.toml:1: limits.tasks_max is -1: use 8 or more, sshd itself needs some`},
@@ -328,7 +331,7 @@ func TestJSON(t *testing.T) {
 		`"sources":[{"uri":"http://h","suite":"sid","components":["main"],"key":"k.asc"}],` +
 		`"files":"files","hooks":["hooks/a"],"setuid":["/usr/bin/sudo"],"concurrency":4,` +
 		`"user":{"uid":9000,"gid":9000},"ssh":{"listen":"127.0.0.1:24"},` +
-		`"limits":{"cpu_quota":"25%","memory_high":"","memory_max":"256M","tasks_max":64,"home_size":"","start_timeout":"30s","lifetime":"2h"}}`
+		`"limits":{"cpu_quota":"25%","memory_high":"","memory_max":"256M","tasks_max":64,"home_size":"","tmp_size":"","start_timeout":"30s","lifetime":"2h"}}`
 	got, err := json.Marshal(s)
 	if err != nil || string(got) != want {
 		t.Fatalf("got  %s, %v\nwant %s", got, err, want)

@@ -125,6 +125,10 @@ type Limits struct {
 	// as what it holds counts as the container's memory.
 	HomeSize Size `toml:"home_size" json:"home_size"`
 
+	// TmpSize is that of /tmp and that of /dev/shm, each a tmpfs like the home: at least
+	// 1M, and less than MemoryMax.
+	TmpSize Size `toml:"tmp_size" json:"tmp_size"`
+
 	// StartTimeout is how long a container may take until it is up. Never zero.
 	StartTimeout Duration `toml:"start_timeout" json:"start_timeout"`
 

@@ -22,6 +22,7 @@ const (
 	nameMax   = 64 - len("-65535") // a container's host name is NAME-PORT: HOST_NAME_MAX in limits.h
 	memoryMin = 32 << 20
 	homeMin   = 1 << 20
+	tmpMin    = 1 << 20
 	tasksMin  = 8
 
 	// Debian Policy 9.2.2: dynamically allocated user accounts.
@@ -138,6 +139,12 @@ func (s Spec) problems() []problem {
 	}
 	if l.TasksMax != 0 && l.TasksMax < tasksMin {
 		report("limits.tasks_max", "limits.tasks_max is %d: use %d or more, sshd itself needs some", l.TasksMax, tasksMin)
+	}
+	if l.TmpSize != 0 && l.TmpSize < tmpMin {
+		report("limits.tmp_size", "limits.tmp_size is %s: use 1M or more, programs expect to write there", l.TmpSize)
+	}
+	if l.MemoryMax != 0 && l.TmpSize >= l.MemoryMax {
+		report("limits.tmp_size", "limits.tmp_size is %s, not less than limits.memory_max, %s: use less: /tmp is memory, and a full one must be ENOSPC, not the OOM killer", l.TmpSize, l.MemoryMax)
 	}
 	if l.HomeSize != 0 && l.HomeSize < homeMin {
 		report("limits.home_size", "limits.home_size is %s: use 1M or more, the template is copied into it", l.HomeSize)
