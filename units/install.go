@@ -288,15 +288,11 @@ func (in *installation) activate(ctx context.Context, s spec.Spec, manifest imag
 	defer func() {
 		if err != nil && len(undo) > 0 {
 			// Also after Ctrl-C: the host must serve as before.
-			err = errors.Join(err, in.goBack(context.WithoutCancel(ctx), socket, wasActive, undo))
+			err = errors.Join(err, in.goBack(context.WithoutCancel(ctx), s.Name, wasActive, undo))
 		}
 	}()
 
-	restart, slots := stale, slotsUnit(s.Name)
-	hadSlots, err := in.manager.active(ctx, slots)
-	if err != nil {
-		return err
-	}
+	restart := stale
 	files := append([]File{}, units...)
 	for _, file := range append(files, File{in.Keys.KnownHosts, knownHosts}) {
 		path := file.Name
@@ -347,10 +343,8 @@ func (in *installation) activate(ctx context.Context, s spec.Spec, manifest imag
 			return fmt.Errorf("systemd does not reload its units: %w", err)
 		}
 	}
-	if hadSlots { // also of containers that run without the socket
-		if err := in.manager.reload(ctx, slots); err != nil {
-			return err
-		}
+	if err := in.manager.reloadActive(ctx, slotsUnit(s.Name)); err != nil {
+		return err
 	}
 	switch {
 	case wasActive && restart:
@@ -365,8 +359,9 @@ func (in *installation) activate(ctx context.Context, s spec.Spec, manifest imag
 
 // goBack undoes what activate did, the last first, and brings the socket to the state it
 // was in.
-func (in *installation) goBack(ctx context.Context, socket string, wasActive bool, undo []func() error) error {
+func (in *installation) goBack(ctx context.Context, name string, wasActive bool, undo []func() error) error {
 	var errs []error
+	socket := name + ".socket"
 	if !wasActive {
 		// While its unit is still there: the start may have gone on after we stopped waiting.
 		errs = append(errs, in.manager.stop(ctx, socket))
@@ -375,7 +370,7 @@ func (in *installation) goBack(ctx context.Context, socket string, wasActive boo
 	for _, step := range slices.Backward(undo) {
 		errs = append(errs, step())
 	}
-	errs = append(errs, in.manager.conn.ReloadContext(ctx))
+	errs = append(errs, in.manager.conn.ReloadContext(ctx), in.manager.reloadActive(ctx, slotsUnit(name)))
 	if wasActive {
 		_ = in.manager.conn.ResetFailedUnitContext(ctx, socket)
 		errs = append(errs, in.manager.restart(ctx, socket))

@@ -66,7 +66,11 @@ func (m systemd) restart(ctx context.Context, unit string) error {
 	return m.job(ctx, "restart", unit, m.conn.RestartUnitContext)
 }
 
-func (m systemd) reload(ctx context.Context, unit string) error {
+// reloadActive has a unit that is active read its configuration anew.
+func (m systemd) reloadActive(ctx context.Context, unit string) error {
+	if active, err := m.active(ctx, unit); !active || err != nil {
+		return err
+	}
 	return m.job(ctx, "reload", unit, m.conn.ReloadUnitContext)
 }
 
