@@ -15,6 +15,9 @@ func Default() Spec {
 			"git", "composer", "rsync", "wget", "curl",
 		},
 		Concurrency: 4,
+		Network:     NetworkPrivate,
+		Root:        RootReadOnly,
+		Home:        HomeMemory,
 		User:        User{UID: 9000, GID: 9000},
 		SSH:         SSH{Listen: netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), 24)},
 		Limits: Limits{

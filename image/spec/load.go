@@ -84,14 +84,17 @@ func parse(file string, data []byte) (Spec, []problem, error) {
 	s.origin = &origin{file, dir, keyLines(data)}
 	r := reader{settings: settings(&s)}
 	r.table("", tree)
+	if s.Root == RootSudo && !slices.Contains(s.Packages, sudo) {
+		s.Packages = append(s.Packages, sudo)
+	}
 	// A value that could not be read has left the valid default in place: all that is
 	// found here was written in the file, and no key is reported for both reasons.
 	return s, append(r.problems, s.problems()...), nil
 }
 
 // bareText is a key with text for a value that lacks its quotes: suite = trixie,
-// memory_max = 256M, listen = 127.0.0.1:24.
-var bareText = regexp.MustCompile(`^\s*[\w.-]+\s*=\s*[^\s"'\[{#][^"'#]*[A-Za-z%:]`)
+// memory_max = 256M, listen = 127.0.0.1:24, resolver = 10.0.0.53.
+var bareText = regexp.MustCompile(`^\s*[\w.-]+\s*=\s*([^\s"'\[{#][^"'#]*[A-Za-z%:]|\d+\.\d+\.)`)
 
 func syntaxProblem(file string, data []byte, err error) error {
 	var decode *toml.DecodeError
@@ -134,6 +137,11 @@ func settings(s *Spec) []setting {
 		{"hooks", &s.Hooks},
 		{"setuid", &s.Setuid},
 		{"concurrency", &s.Concurrency},
+		{"network", (*string)(&s.Network)},
+		{"allow", &s.Allow},
+		{"resolver", &s.Resolver},
+		{"root", (*string)(&s.Root)},
+		{"home", (*string)(&s.Home)},
 		{"user.uid", &s.User.UID},
 		{"user.gid", &s.User.GID},
 		{"ssh.listen", &s.SSH.Listen},
@@ -216,6 +224,17 @@ func (r *reader) assign(key string, dst, value any) {
 			return
 		}
 		*dst = listen
+	case *netip.Addr:
+		if !isText {
+			mismatch(`text in quotes, such as "10.0.0.53"`)
+			return
+		}
+		var addr netip.Addr
+		if addr.UnmarshalText([]byte(text)) != nil { // "" is the zero Addr to it
+			r.report(key, `%s %q: not an IP address: use one without a port, such as "10.0.0.53"`, key, text)
+			return
+		}
+		*dst = addr
 	case encoding.TextUnmarshaler: // Size, Percent, Duration
 		if !isText {
 			mismatch("text in quotes, such as " + example(dst))

@@ -22,6 +22,9 @@ func TestDefault(t *testing.T) {
 		Packages: []string{"dbus", "systemd-container", "openssh-server", "build-essential",
 			"git", "composer", "rsync", "wget", "curl"},
 		Concurrency: 4,
+		Network:     NetworkPrivate,
+		Root:        RootReadOnly,
+		Home:        HomeMemory,
 		User:        User{9000, 9000},
 		SSH:         SSH{netip.MustParseAddrPort("127.0.0.1:24")},
 		Limits:      Limits{StartTimeout: Duration(30 * time.Second), Lifetime: Duration(2 * time.Hour)},
@@ -83,6 +86,21 @@ func TestOneLiners(t *testing.T) {
 			}
 		},
 		`packages = ["openssh-server", "g++"]`: func(s *Spec) { s.Packages = []string{"openssh-server", "g++"} },
+		`network = "private"`:                  func(s *Spec) {},
+		`network = "host"`:                     func(s *Spec) { s.Network = NetworkHost },
+		`network = "none"`:                     func(s *Spec) { s.Network = NetworkNone },
+		`allow = ["gitlab.example.com:443", "[fd00::/8]:53/udp"]`: func(s *Spec) { s.Allow = []string{"gitlab.example.com:443", "[fd00::/8]:53/udp"} },
+		`allow = []`:             func(s *Spec) {},
+		`resolver = "10.0.0.53"`: func(s *Spec) { s.Resolver = netip.MustParseAddr("10.0.0.53") },
+		`resolver = "fd00::53"`:  func(s *Spec) { s.Resolver = netip.MustParseAddr("fd00::53") },
+		`resolver = ""`:          func(s *Spec) {},
+		`root = "read-only"`:     func(s *Spec) {},
+		`root = "sudo"`:          func(s *Spec) { s.Root, s.Packages = RootSudo, append(s.Packages, "sudo") },
+		"root = 'sudo'\npackages = ['sudo', 'openssh-server']": func(s *Spec) { s.Root, s.Packages = RootSudo, []string{"sudo", "openssh-server"} },
+		`home = "memory"`: func(s *Spec) {},
+		`home = "disk"`:   func(s *Spec) { s.Home = HomeDisk },
+		"home = 'disk'\n[limits]\nhome_size = '16M'\nmemory_max = '32M'": func(s *Spec) { s.Home, s.Limits.HomeSize, s.Limits.MemoryMax = HomeDisk, 16<<20, 32<<20 },
+		"home = 'disk'\n[limits]\nhome_size = '8G'\nmemory_max = '1G'":   func(s *Spec) { s.Home, s.Limits.HomeSize, s.Limits.MemoryMax = HomeDisk, 8<<30, 1<<30 },
 	}
 	for line, set := range tests {
 		t.Run(line, func(t *testing.T) {
@@ -108,6 +126,7 @@ func TestProblems(t *testing.T) {
 	const mirrorHelp = `mirror is no plain URL: ` + urlHelp
 	const suiteHelp = `use the name of a folder below dists/, such as trixie-backports: an archive without dists/ can't be used`
 	const absolute = `is absolute: use a path relative to the folder of the spec, which can be moved with it`
+	const resolverHelp = `not an IP address: use one without a port, such as "10.0.0.53"`
 	const setuidHelp = `use the absolute path of one file, without patterns`
 	const source = "[[sources]]\nuri = 'http://h'\nsuite = 'sid'\n"
 	const packageHelp = `use a to z, 0 to 9, +, - and . only, two at least, a letter or digit first`
@@ -124,12 +143,12 @@ func TestProblems(t *testing.T) {
 		{"misspelt key outside its table", "memory_mx = 9000", `x.toml:1: unknown key "memory_mx": did you mean "limits.memory_max"?`},
 		{"key in another table", "[ssh]\ngid = 9000", `x.toml:2: unknown key "ssh.gid": did you mean "user.gid"?`},
 		{"top-level key in a table", "[limits]\ntasks_max = 64\nconcurrency = 2", `x.toml:3: unknown key "limits.concurrency": did you mean "concurrency"? it goes above the first [table]`},
-		{"unknown key", "zzz = 1", `x.toml:1: unknown key "zzz": use name, suite, mirror, arch, packages, sources, files, hooks, setuid, concurrency`},
+		{"unknown key", "zzz = 1", `x.toml:1: unknown key "zzz": use name, suite, mirror, arch, packages, sources, files, hooks, setuid, concurrency, network, allow, resolver, root, home`},
 		{"unknown key in a table", "[user]\nshell = 1", `x.toml:2: unknown key "user.shell": use user.uid, user.gid`},
 		{"misspelt table", "[limit]\nmemory_max = '1G'\ntasks_max = 4", `x.toml:1: unknown table "limit": did you mean "limits"?`},
-		{"unknown table", "[network]\nmtu = 4", `x.toml:1: unknown table "network": use sources, user, ssh, limits`},
+		{"unknown table", "[container]\nmtu = 4", `x.toml:1: unknown table "container": use sources, user, ssh, limits`},
 		{"quoted key with a dot", `"user.uid" = 0`, `x.toml:1: unknown key "\"user.uid\"": did you mean "user.uid"?`},
-		{"empty key", `"" = 0`, `x.toml:1: unknown key "\"\"": use name, suite, mirror, arch, packages, sources, files, hooks, setuid, concurrency`},
+		{"empty key", `"" = 0`, `x.toml:1: unknown key "\"\"": use name, suite, mirror, arch, packages, sources, files, hooks, setuid, concurrency, network, allow, resolver, root, home`},
 		{"misspelt key of a source", "[[sources]]\nsuite = 'sid'\n[[sources]]\nurl = 'x'\n\nky = 'y'", `x.toml:4: unknown key "sources[1].url": did you mean "sources[1].uri"?` + "\n" +
 			`x.toml:6: unknown key "sources[1].ky": did you mean "sources[1].key"?`},
 		{"misspelt key of an inline source", "sources = [\n{ suite = 'sid' },\n{ suit = 'x' } ]", `x.toml:3: unknown key "sources[1].suit": did you mean "sources[1].suite"?`},
@@ -142,6 +161,11 @@ func TestProblems(t *testing.T) {
 		{"misspelt hooks", "hook = ['x']", `x.toml:1: unknown key "hook": did you mean "hooks"?`},
 		{"misspelt setuid", "set_uid = ['x']", `x.toml:1: unknown key "set_uid": did you mean "setuid"?`},
 		{"misspelt files", "file = 'x'", `x.toml:1: unknown key "file": did you mean "files"?`},
+		{"misspelt network", "net_work = 'x'", `x.toml:1: unknown key "net_work": did you mean "network"?`},
+		{"misspelt allow", "allowed = ['x']", `x.toml:1: unknown key "allowed": did you mean "allow"?`},
+		{"misspelt resolver", "resolve = 'x'", `x.toml:1: unknown key "resolve": did you mean "resolver"?`},
+		{"misspelt root", "roots = 'x'", `x.toml:1: unknown key "roots": did you mean "root"?`},
+		{"misspelt home", "homes = 'x'", `x.toml:1: unknown key "homes": did you mean "home"?`},
 		{"misspelt arch", "archs = 'x'", `x.toml:1: unknown key "archs": did you mean "arch"?`},
 
 		// Types.
@@ -164,6 +188,10 @@ func TestProblems(t *testing.T) {
 		{"strings for sources", "sources = [\n'http://h']", `x.toml:2: sources[0] is a string: use a table, [[sources]] with uri and suite`},
 		{"number in a source", "[[sources]]\nuri = 'http://h'\nsuite = 13", `x.toml:3: sources[0].suite is an integer: use text in quotes`},
 		{"string for components", "[[sources]]\n[[sources]]\ncomponents = 'main'", `x.toml:3: sources[1].components is a string: use a list, such as ["git", "curl"]`},
+		{"table for a network", "[network]\nmtu = 4", `x.toml:1: network is a table: use text in quotes`},
+		{"boolean for root", "root = true", `x.toml:1: root is a boolean: use text in quotes`},
+		{"list for a resolver", "resolver = ['10.0.0.53']", `x.toml:1: resolver is an array: use text in quotes, such as "10.0.0.53"`},
+		{"number in allow", "allow = [\n443]", `x.toml:2: allow has an integer in it: use text in quotes`},
 		{"string for hooks", "hooks = 'x'", `x.toml:1: hooks is a string: use a list, such as ["git", "curl"]`},
 
 		// Syntax.
@@ -172,6 +200,7 @@ func TestProblems(t *testing.T) {
 		{"no quotes, size", "[limits]\nmemory_max = 256M # or so", `x.toml:2:17: ` + noQuotes},
 		{"no quotes, per cent", "[limits]\ncpu_quota = 25%", `x.toml:2:15: ` + noQuotes},
 		{"no quotes, address", "[ssh]\nlisten = 127.0.0.1:24", `x.toml:2:15: ` + noQuotes},
+		{"no quotes, IP address", "resolver = 10.0.0.53", `x.toml:1:16: ` + noQuotes},
 		{"no quotes, list", "packages = [git]", `x.toml:1:13: ` + noQuotes},
 		{"no value", "name\n", `x.toml:1:5: expected '=' after key: see toml.io for the syntax`},
 		{"no end of a string", "name = \"php\nsuite = \"stable\"", `x.toml:1:12: basic strings cannot have new lines: see toml.io for the syntax`},
@@ -228,6 +257,21 @@ func TestProblems(t *testing.T) {
 		{"package twice", "packages = [\n'git', # first\n'openssh-server',\n'git', # again\n]", `x.toml:4: packages: "git" is listed twice: remove one`},
 		{"no concurrency", "concurrency = 0", `x.toml:1: concurrency is 0: use 1 to 1000`},
 		{"much concurrency", "concurrency = 1001", `x.toml:1: concurrency is 1001: use 1 to 1000`},
+		{"unknown network", "network = 'bridge'", `x.toml:1: network "bridge": use private, host or none`},
+		{"unknown root", "root = 'Sudo'", `x.toml:1: root "Sudo": use read-only or sudo`},
+		{"unknown home", "home = ''", `x.toml:1: home "": use memory or disk`},
+		{"allow without a port", "allow = [\n'10.0.0.5:22',\n'10.0.0.5']", `x.toml:3: allow: "10.0.0.5" has no port after its host: use HOST:PORT or HOST:PORT/udp, such as "gitlab.example.com:443" or "[fd00::/8]:53/udp"`},
+		{"allow twice", "allow = ['gitlab.example.com:443',\n'GitLab.example.com:443/tcp']", `x.toml:2: allow: "GitLab.example.com:443/tcp" is listed twice: remove one`},
+		{"allow and the host's network", "network = 'host'\nallow = ['10.0.0.5:22']", `x.toml:2: allow is of no effect with network = "host": leave it out, or use network = "private"`},
+		{"resolver and no network", "resolver = '10.0.0.53'\nnetwork = 'none'", `x.toml:1: resolver is of no effect with network = "none": leave it out, or use network = "private"`},
+		{"allow and an unknown network", "network = 'bridge'\nallow = ['10.0.0.5:22']", `x.toml:1: network "bridge": use private, host or none`},
+		{"resolver with a port", "resolver = '10.0.0.53:53'", `x.toml:1: resolver "10.0.0.53:53": ` + resolverHelp},
+		{"resolver by name", "resolver = 'dns.example.com'", `x.toml:1: resolver "dns.example.com": ` + resolverHelp},
+		{"systemd-resolved", "resolver = '127.0.0.53'", `x.toml:1: resolver "127.0.0.53" is in 127.0.0.0/8: a container has a localhost of its own: use another of the host's addresses`},
+		{"any resolver", "resolver = '::'", `x.toml:1: resolver "::" is in ::/128: it stands for any address: use that of one host`},
+		{"multicast resolver", "resolver = '224.0.0.251'", `x.toml:1: resolver "224.0.0.251" is in 224.0.0.0/4: multicast does not leave a container: use the address of one host`},
+		{"resolver with a zone", "resolver = 'fe80::1%eth0'", `x.toml:1: resolver "fe80::1%eth0" has a zone, which is an interface of one machine: leave out %eth0`},
+		{"mapped resolver", "resolver = '::ffff:10.0.0.53'", `x.toml:1: resolver "::ffff:10.0.0.53" is IPv4 in the form of IPv6: use IPv4's own, as in 10.0.0.53`},
 		{"root", "\n\n\n\n\n[user]\nuid = 0", `x.toml:7: user.uid is 0: ` + idHelp},
 		{"system group", "user.gid = 999", `x.toml:1: user.gid is 999: ` + idHelp},
 		{"uid above the range", "user.uid = 60000", `x.toml:1: user.uid is 60000: ` + idHelp},
@@ -255,6 +299,7 @@ func TestProblems(t *testing.T) {
 		{"/tmp as large as memory", "[limits]\ntmp_size = '256M'\nmemory_max = '256M'", `x.toml:2: limits.tmp_size is 256M, not less than limits.memory_max, 256M: use less: /tmp is memory, and a full one must be ENOSPC, not the OOM killer`},
 		{"little /tmp", "limits.tmp_size = '16'", `x.toml:1: limits.tmp_size is 16: use 1M or more, programs expect to write there`},
 		{"little home", "limits.home_size = '16'", `x.toml:1: limits.home_size is 16: use 1M or more, the template is copied into it`},
+		{"little home on disk", "home = 'disk'\nlimits.home_size = '8M'", `x.toml:2: limits.home_size is 8M: use 16M or more, an ext4 file system has to fit`},
 		{"few tasks", "limits.tasks_max = 7", `x.toml:1: limits.tasks_max is 7: use 8 or more, sshd itself needs some`},
 		{"negative tasks", "limits.tasks_max = -1", `x.toml:1: limits.tasks_max is -1: use 8 or more, sshd itself needs some`},
 		{"no time", "limits.lifetime = '0s'", `x.toml:1: limits.lifetime "0s": ` + durationHelp},
@@ -326,10 +371,13 @@ func TestJSON(t *testing.T) {
 	s.Packages = []string{"openssh-server"}
 	s.Arch, s.Files, s.Hooks, s.Setuid = "arm64", "files", []string{"hooks/a"}, []string{"/usr/bin/sudo"}
 	s.Sources = []Source{{"http://h", "sid", []string{"main"}, "k.asc"}}
+	s.Network, s.Allow, s.Resolver = NetworkPrivate, []string{"10.0.0.5:22"}, netip.MustParseAddr("10.0.0.53")
+	s.Root, s.Home = RootSudo, HomeDisk
 	s.Limits = Limits{CPUQuota: 25, MemoryMax: 256 << 20, TasksMax: 64, StartTimeout: s.Limits.StartTimeout, Lifetime: s.Limits.Lifetime}
 	want := `{"name":"ephemeral-builder","suite":"stable","mirror":"","arch":"arm64","packages":["openssh-server"],` +
 		`"sources":[{"uri":"http://h","suite":"sid","components":["main"],"key":"k.asc"}],` +
 		`"files":"files","hooks":["hooks/a"],"setuid":["/usr/bin/sudo"],"concurrency":4,` +
+		`"network":"private","allow":["10.0.0.5:22"],"resolver":"10.0.0.53","root":"sudo","home":"disk",` +
 		`"user":{"uid":9000,"gid":9000},"ssh":{"listen":"127.0.0.1:24"},` +
 		`"limits":{"cpu_quota":"25%","memory_high":"","memory_max":"256M","tasks_max":64,"home_size":"","tmp_size":"","start_timeout":"30s","lifetime":"2h"}}`
 	got, err := json.Marshal(s)
@@ -340,10 +388,25 @@ func TestJSON(t *testing.T) {
 	if err := json.Unmarshal(got, &back); err != nil || !reflect.DeepEqual(back, s) {
 		t.Errorf("got %+v, %v, want %+v", back, err, s)
 	}
+
+	got, err = json.Marshal(Default())
+	if err != nil || strings.Contains(string(got), "allow") || strings.Contains(string(got), "resolver") {
+		t.Errorf("got %s, %v, want nothing of what is not set", got, err)
+	}
+	back = Spec{}
+	if err := json.Unmarshal(got, &back); err != nil || !reflect.DeepEqual(back, Default()) {
+		t.Errorf("got %+v, %v, want %+v", back, err, Default())
+	}
 }
 
 // A field that settings forgets would come back as an unknown key.
-func TestTOML(t *testing.T) { roundTrip(t, Default()) }
+func TestTOML(t *testing.T) {
+	roundTrip(t, Default())
+	s := Default()
+	s.Allow, s.Resolver = []string{"gitlab.example.com:443", "[fd00::/8]:53/udp"}, netip.MustParseAddr("fd00::53")
+	s.Root, s.Packages, s.Home = RootSudo, []string{"openssh-server", "sudo"}, HomeDisk
+	roundTrip(t, s)
+}
 
 func roundTrip(t *testing.T, s Spec) {
 	t.Helper()
@@ -365,6 +428,8 @@ func FuzzParse(f *testing.F) {
 		"user = {uid = 0, \"x\".y = [[1], {a = 2}]}\n[[limit]]\na.b.c = 1\n[[limit]]",
 		"packages = [\n1, [], {}, 'a',\n]\nname = php",
 		"arch = 'arm64'\nfiles = 'files'\nhooks = ['a', '../b']\nsetuid = ['/usr/bin/sudo']\n[[sources]]\nuri = 'file:///srv'\nsuite = 'sid'\n[[sources]]\nuri = 'https://h'\nsuite = 'a/b'\ncomponents = ['c']\nkey = 'k.asc'",
+		"network = 'private'\nallow = ['gitlab.example.com:443', '10.0.0.0/24:5432/tcp', '[fd00::5]:53/udp']\nresolver = 'fd00::53'\nroot = 'sudo'\nhome = 'disk'",
+		"network = 'host'\nallow = [\n'[::1%lo]:0', '*:1', '10.0.0.1/8:1']\nresolver = '127.0.0.53'\nroot = 'x'\nhome = ''",
 		"sources = [\n{uri = 'http://h', suite = 1},\n[], {a.b = [{c = 1}]}]\n[[x]]\n[x.y]\n[[x.z]]\nq = 1",
 	} {
 		f.Add([]byte(seed))

@@ -34,7 +34,7 @@ type Spec struct {
 
 	// Packages are the Debian packages in the image beyond the base system, by name
 	// only (Debian Policy 5.6.1), each once. A list in the file replaces the default
-	// one. openssh-server must be among them.
+	// one. openssh-server must be among them, and sudo if Root is RootSudo.
 	Packages []string `toml:"packages" json:"packages"`
 
 	// Sources are where packages may come from besides the mirror, in the file's order.
@@ -54,6 +54,25 @@ type Spec struct {
 
 	// Concurrency is how many containers may run at once, 1 to 1000.
 	Concurrency int `toml:"concurrency" json:"concurrency"`
+
+	// Network is what a job can reach.
+	Network Network `toml:"network" json:"network"`
+
+	// Allow are destinations that a job may reach although they are the host's own, private
+	// or link-local, such as gitlab.example.com:443, 10.0.0.0/24:5432 or [fd00::5]:53/udp,
+	// each once. [ParseDestination] says what they may be. Only for NetworkPrivate.
+	Allow []string `toml:"allow" json:"allow,omitempty"`
+
+	// Resolver is the DNS server that containers ask, which must not be a loopback address.
+	// The zero Addr (in the file: an empty string, or no such key) means those of the host.
+	// Only for NetworkPrivate.
+	Resolver netip.Addr `toml:"resolver" json:"resolver,omitzero"`
+
+	// Root is what a job may do to the root of its container.
+	Root Root `toml:"root" json:"root"`
+
+	// Home is where the home lies.
+	Home Home `toml:"home" json:"home"`
 
 	User   User   `toml:"user" json:"user"`
 	SSH    SSH    `toml:"ssh" json:"ssh"`
@@ -85,6 +104,45 @@ func (o *origin) place(problems []problem) []problem {
 	}
 	return problems
 }
+
+// Network is one of the constants below.
+type Network string
+
+const (
+	// NetworkPrivate is a network namespace for each container, with a way out by NAT to
+	// public addresses, to the resolver and to what Spec.Allow names.
+	NetworkPrivate Network = "private"
+
+	// NetworkHost is the host's network, with all that listens on its localhost.
+	NetworkHost Network = "host"
+
+	// NetworkNone is a network namespace with nothing but its own loopback.
+	NetworkNone Network = "none"
+)
+
+// Root is one of the constants below.
+type Root string
+
+const (
+	// RootReadOnly is a root that nobody can write to.
+	RootReadOnly Root = "read-only"
+
+	// RootSudo lets jobs become root of their own container with sudo, on a writable root
+	// that is thrown away with it. [Parse] adds sudo to Spec.Packages.
+	RootSudo Root = "sudo"
+)
+
+// Home is one of the constants below.
+type Home string
+
+const (
+	// HomeMemory is a tmpfs.
+	HomeMemory Home = "memory"
+
+	// HomeDisk is a file system of Limits.HomeSize in a file on the host's disk, for jobs
+	// that are larger than memory. What they write to the root with RootSudo is there too.
+	HomeDisk Home = "disk"
+)
 
 // User is the builder, the unprivileged user that jobs run as, by its numbers inside
 // the container. Both are 1000 to 59999, Debian's range for ordinary users (Debian
@@ -121,11 +179,12 @@ type Limits struct {
 	// the job's shell count too: TasksMax= in systemd.resource-control(5).
 	TasksMax int `toml:"tasks_max" json:"tasks_max"`
 
-	// HomeSize is the size of the home, a tmpfs: at least 1M, and less than MemoryMax,
-	// as what it holds counts as the container's memory.
+	// HomeSize is the size of the home, and of what a job writes to the root with RootSudo.
+	// With HomeMemory it is at least 1M, and less than MemoryMax, as what it holds counts
+	// as the container's memory. With HomeDisk it is at least 16M, for ext4 to fit.
 	HomeSize Size `toml:"home_size" json:"home_size"`
 
-	// TmpSize is that of /tmp and that of /dev/shm, each a tmpfs like the home: at least
+	// TmpSize is that of /tmp and that of /dev/shm, each a tmpfs whatever Home is: at least
 	// 1M, and less than MemoryMax.
 	TmpSize Size `toml:"tmp_size" json:"tmp_size"`
 

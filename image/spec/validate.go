@@ -22,6 +22,7 @@ const (
 	nameMax   = 64 - len("-65535") // a container's host name is NAME-PORT: HOST_NAME_MAX in limits.h
 	memoryMin = 32 << 20
 	homeMin   = 1 << 20
+	diskMin   = 16 << 20
 	tmpMin    = 1 << 20
 	tasksMin  = 8
 
@@ -32,6 +33,7 @@ const (
 	urlForm       = "use http://HOST/PATH, https://HOST/PATH or file:///PATH, without blanks, commas, user name or password"
 	needsOpenSSH  = "every container runs sshd: add openssh-server"
 	opensshServer = "openssh-server"
+	sudo          = "sudo"
 )
 
 // Validate tells whether s describes a builder that can work: its error joins one
@@ -80,6 +82,9 @@ func (s Spec) problems() []problem {
 	} else if !seen[opensshServer] {
 		report("packages", "packages: %s", needsOpenSSH)
 	}
+	if s.Root == RootSudo && !seen[sudo] {
+		report("packages", `packages: root = "sudo" needs it: add sudo`)
+	}
 	found = append(found, sourceProblems(s.Sources)...)
 	if s.Files != "" {
 		if text := pathProblem(s.Files); text != "" {
@@ -108,6 +113,43 @@ func (s Spec) problems() []problem {
 	}
 	if s.Concurrency < 1 || s.Concurrency > 1000 {
 		report("concurrency", "concurrency is %d: use 1 to 1000", s.Concurrency)
+	}
+
+	const noEffect = `%s is of no effect with network = %q: leave it out, or use network = "private"`
+	switch s.Network {
+	case NetworkPrivate:
+	case NetworkHost, NetworkNone:
+		if len(s.Allow) > 0 {
+			report("allow", noEffect, "allow", s.Network)
+		}
+		if s.Resolver.IsValid() {
+			report("resolver", noEffect, "resolver", s.Network)
+		}
+	default:
+		report("network", "network %q: use private, host or none", s.Network)
+	}
+	allowed := map[Destination]bool{}
+	for i, text := range s.Allow {
+		key := fmt.Sprintf("allow[%d]", i)
+		d, err := ParseDestination(text)
+		switch {
+		case err != nil:
+			report(key, "allow: %v", err)
+		case allowed[d]:
+			report(key, "allow: %q is listed twice: remove one", text)
+		}
+		allowed[d] = true
+	}
+	if s.Resolver.IsValid() {
+		if text := addrProblem(s.Resolver); text != "" {
+			report("resolver", "resolver %q %s", s.Resolver, text)
+		}
+	}
+	if s.Root != RootReadOnly && s.Root != RootSudo {
+		report("root", "root %q: use read-only or sudo", s.Root)
+	}
+	if s.Home != HomeMemory && s.Home != HomeDisk {
+		report("home", "home %q: use memory or disk", s.Home)
 	}
 
 	for key, id := range map[string]int{"user.uid": s.User.UID, "user.gid": s.User.GID} {
@@ -146,10 +188,14 @@ func (s Spec) problems() []problem {
 	if l.MemoryMax != 0 && l.TmpSize >= l.MemoryMax {
 		report("limits.tmp_size", "limits.tmp_size is %s, not less than limits.memory_max, %s: use less: /tmp is memory, and a full one must be ENOSPC, not the OOM killer", l.TmpSize, l.MemoryMax)
 	}
-	if l.HomeSize != 0 && l.HomeSize < homeMin {
+	onDisk := s.Home == HomeDisk
+	if onDisk && l.HomeSize != 0 && l.HomeSize < diskMin {
+		report("limits.home_size", "limits.home_size is %s: use 16M or more, an ext4 file system has to fit", l.HomeSize)
+	}
+	if !onDisk && l.HomeSize != 0 && l.HomeSize < homeMin {
 		report("limits.home_size", "limits.home_size is %s: use 1M or more, the template is copied into it", l.HomeSize)
 	}
-	if l.MemoryMax != 0 && l.HomeSize >= l.MemoryMax {
+	if !onDisk && l.MemoryMax != 0 && l.HomeSize >= l.MemoryMax {
 		report("limits.home_size", "limits.home_size is %s, not less than limits.memory_max, %s: use less: the home is memory, and a full home must be ENOSPC, not the OOM killer", l.HomeSize, l.MemoryMax)
 	}
 	if !l.StartTimeout.valid() {
