@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -174,7 +175,7 @@ func (b *builder) customize(ctx context.Context, tree *rootfs.Tree, epoch time.T
 	defer stage.Fail() // of no effect after Done
 	user := b.Spec.User
 	stage.Detail("builder-customize")
-	if err := tree.Script(ctx, epoch, "builder-customize", fmt.Sprint(user.UID), fmt.Sprint(user.GID)); err != nil {
+	if err := tree.Script(ctx, epoch, "builder-customize", fmt.Sprint(user.UID), fmt.Sprint(user.GID), string(b.Spec.Root)); err != nil {
 		return err
 	}
 	if err := overlay(ctx, tree, epoch, writeLib); err != nil {
@@ -213,7 +214,11 @@ func (b *builder) pack(ctx context.Context, tree *rootfs.Tree, path string) erro
 		return err
 	}
 	defer file.Close()
-	rules := lint.New(lint.Rules{UID: b.Spec.User.UID, GID: b.Spec.User.GID, Setuid: b.Spec.Setuid})
+	setuid := b.Spec.Setuid
+	if b.Spec.Root == spec.RootSudo {
+		setuid = append(slices.Clone(setuid), "/usr/bin/sudo")
+	}
+	rules := lint.New(lint.Rules{UID: b.Spec.User.UID, GID: b.Spec.User.GID, Setuid: setuid})
 	contents := inventory.New()
 	sum := sha256.New()
 	summary, err := stream(ctx, tree.Write, func(r io.Reader) (archive.Summary, error) {

@@ -26,10 +26,21 @@ import (
 	"ephemeral-builder/image/sums"
 )
 
-var needs = []prereq.Need{
-	{Program: "systemd-nspawn", Package: "systemd-container"},
-	{Program: "systemd-analyze", Package: "systemd"},
-	{Program: "dbus-daemon", Package: "dbus"},
+// needs are what the units of a spec start, and what checks them.
+func needs(s spec.Spec) []prereq.Need {
+	needs := []prereq.Need{
+		{Program: "systemd-nspawn", Package: "systemd-container"},
+		{Program: "systemd-analyze", Package: "systemd"},
+		{Program: "dbus-daemon", Package: "dbus"},
+	}
+	if s.Network != spec.NetworkHost {
+		needs = append(needs, prereq.Need{Program: "ip", Package: "iproute2"}, prereq.Need{Program: "nft", Package: "nftables"},
+			prereq.Need{Program: "conntrack", Package: "conntrack"})
+	}
+	if s.Home == spec.HomeDisk {
+		needs = append(needs, prereq.Need{Program: "mkfs.ext4", Package: "e2fsprogs"})
+	}
+	return needs
 }
 
 // Options says what to install.
@@ -47,6 +58,8 @@ type Installed struct {
 	Upgrade string      // how a later version comes here; empty for an image from a folder
 	Keys    Keys
 	Changes []string // what was done, a line each; none if all was there already
+
+	Warnings []string // what an administrator should know or do, a line each
 }
 
 // Install puts an image and its units on this host and starts the socket. All that can
@@ -64,19 +77,7 @@ func Install(ctx context.Context, rep *progress.Reporter, o Options) (Installed,
 	if err != nil {
 		return Installed{}, err
 	}
-	firstSlot, err := firstSlot(o.Spec)
-	if err != nil {
-		return Installed{}, err
-	}
-	units, err := Render(o.Spec, limits, firstSlot)
-	if err != nil {
-		return Installed{}, err
-	}
 	arch, err := image.HostArch()
-	if err != nil {
-		return Installed{}, err
-	}
-	script, err := slotScript(o.Spec.Name)
 	if err != nil {
 		return Installed{}, err
 	}
@@ -91,7 +92,7 @@ func Install(ctx context.Context, rep *progress.Reporter, o Options) (Installed,
 	if err := booted(); err != nil {
 		return Installed{}, err
 	}
-	if err := prereq.Ensure(ctx, rep, needs...); err != nil {
+	if err := prereq.Ensure(ctx, rep, needs(o.Spec)...); err != nil {
 		return Installed{}, err
 	}
 	manager, err := connect(ctx)
@@ -99,9 +100,6 @@ func Install(ctx context.Context, rep *progress.Reporter, o Options) (Installed,
 		return Installed{}, err
 	}
 	defer manager.close()
-	if err := Verify(ctx, units); err != nil {
-		return Installed{}, err
-	}
 	if err := os.MkdirAll(ContainerDir, 0o755); err != nil {
 		return Installed{}, err
 	}
@@ -113,11 +111,25 @@ func Install(ctx context.Context, rep *progress.Reporter, o Options) (Installed,
 	if err := checkPort(ctx, manager, o.Spec); err != nil {
 		return Installed{}, err
 	}
+	firstSlot, err := firstSlot(o.Spec)
+	if err != nil {
+		return Installed{}, err
+	}
+	files, err := Render(o.Spec, limits, firstSlot)
+	if err != nil {
+		return Installed{}, err
+	}
+	if err := Verify(ctx, files); err != nil {
+		return Installed{}, err
+	}
 
 	in := installation{rep: rep, manager: manager, Installed: Installed{Limits: limits}}
 	manifest, err := in.tree(ctx, from)
 	if err != nil {
 		return Installed{}, err
+	}
+	if o.Spec.Root == spec.RootSudo && manifest.Spec.Root != spec.RootSudo {
+		return Installed{}, fmt.Errorf("version %s of %s was built without sudo: build one with root = \"sudo\" in the spec", manifest.Version, manifest.Name)
 	}
 	in.Version = manifest.Version
 	keys, knownHosts, wrote, err := ensureKeys(o.Spec)
@@ -130,7 +142,10 @@ func Install(ctx context.Context, rep *progress.Reporter, o Options) (Installed,
 	}
 	transfers, upgrade := follow(from.URL, manifest)
 	in.Upgrade = upgrade
-	if err := in.activate(ctx, o.Spec, manifest, append(append(units, script), transfers...), knownHosts); err != nil {
+	if err := in.activate(ctx, o.Spec, manifest, append(files, transfers...), knownHosts); err != nil {
+		return Installed{}, err
+	}
+	if in.Warnings, err = warnings(ctx, o.Spec); err != nil {
 		return Installed{}, err
 	}
 	return in.Installed, from.Forget()
@@ -342,9 +357,12 @@ func (in *installation) activate(ctx context.Context, s spec.Spec, manifest imag
 		if err := in.manager.conn.ReloadContext(ctx); err != nil {
 			return fmt.Errorf("systemd does not reload its units: %w", err)
 		}
-	}
-	if err := in.manager.reloadActive(ctx, slotsUnit(s.Name)); err != nil {
-		return err
+		if err := in.manager.reloadActive(ctx, slotsUnit(s.Name)); err != nil {
+			return err
+		}
+		if err := in.manager.follow(ctx, s); err != nil {
+			return err
+		}
 	}
 	switch {
 	case wasActive && restart:

@@ -1,6 +1,7 @@
 package units
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"strings"
@@ -74,8 +75,21 @@ func (in Installed) Text(s spec.Spec) (string, error) {
 	if len(in.Changes) == 0 {
 		fmt.Fprintf(&text, "unchanged: %s version %s was installed already\n", s.Name, in.Version)
 	}
-	fmt.Fprintf(&text, "%s version %s listens on %s for %d containers, each with %s of a core, %s of memory (%s of it for its home) and %d tasks\n\n",
-		s.Name, in.Version, s.SSH.Listen, s.Concurrency, in.Limits.CPUQuota, in.Limits.MemoryMax, in.Limits.HomeSize, in.Limits.TasksMax)
+	l := in.Limits
+	fmt.Fprintf(&text, "%s version %s listens on %s for %d containers, each with %s of a core, %s of memory and %d tasks\n",
+		s.Name, in.Version, s.SSH.Listen, s.Concurrency, l.CPUQuota, l.MemoryMax, l.TasksMax)
+	if s.Home == spec.HomeDisk {
+		fmt.Fprintf(&text, "its home may have %s of the disk; of the memory /tmp and /dev/shm may have %s each\n", l.HomeSize, l.TmpSize)
+	} else {
+		fmt.Fprintf(&text, "of the memory its home may have %s, and /tmp and /dev/shm %s each\n", l.HomeSize, l.TmpSize)
+	}
+	if s.Network == spec.NetworkPrivate {
+		fmt.Fprintf(&text, "it reaches public addresses, its resolver and %s\n", cmp.Or(strings.Join(s.Allow, ", "), "nothing else: what it needs of your own network, name in allow in the spec"))
+	}
+	for _, warning := range in.Warnings {
+		fmt.Fprintf(&text, "warning: %s\n", warning)
+	}
+	text.WriteString("\n")
 	if in.Upgrade != "" {
 		fmt.Fprintf(&text, "%s\n\n", in.Upgrade)
 	}

@@ -9,9 +9,9 @@ import (
 	"regexp"
 	"slices"
 	"strconv"
+	"strings"
 
 	"ephemeral-builder/image/spec"
-	"ephemeral-builder/scripts"
 )
 
 // maxSlots is how many slots a host has: script slot has a range of user ids for each.
@@ -19,12 +19,6 @@ const maxSlots = 12288
 
 // slotsUnit is the name of the unit that makes a builder's slots.
 func slotsUnit(name string) string { return name + "-slots.service" }
-
-// slotScript is the program that hands them out.
-func slotScript(name string) (File, error) {
-	text, err := scripts.FS.ReadFile("slot")
-	return File{filepath.Join(LibDir, name, "slot"), text}, err
-}
 
 // slotRange are the slots of one builder: no two have one in common, as the same user ids
 // would be those of two containers.
@@ -34,8 +28,21 @@ func (r slotRange) overlaps(o slotRange) bool {
 	return r.first < o.first+o.count && o.first < r.first+r.count
 }
 
+// network is how nftables writes the slots' interfaces on the host and their addresses,
+// which script slot gives them.
+func (r slotRange) network() (interfaces, addresses, addresses6 string) {
+	var names []string
+	for slot := r.first; slot < r.first+r.count; slot++ {
+		names = append(names, fmt.Sprintf(`"eb-%d"`, slot))
+	}
+	last := r.first + r.count - 1
+	address := func(slot int) string { return fmt.Sprintf("198.18.%d.%d", 1+slot/256, slot%256) }
+	address6 := func(slot int) string { return fmt.Sprintf("fd65:6275:696c:6465::1:%x", slot) }
+	return strings.Join(names, ", "), address(r.first) + "-" + address(last), address6(r.first) + "-" + address6(last)
+}
+
 // made is how the unit file tells its slots.
-var made = regexp.MustCompile(`(?m)^ExecStart=.* make \S+ ([0-9]+) ([0-9]+)$`)
+var made = regexp.MustCompile(`(?m)^ExecStart=.* make \S+(?: [a-z]+)? ([0-9]+) ([0-9]+)$`)
 
 // firstSlot chooses the slots of a builder among those that no other builder on this host
 // has: those that it has already, or else the first that are free.

@@ -11,6 +11,7 @@ import (
 	godbus "github.com/godbus/dbus/v5"
 
 	"ephemeral-builder/image/command"
+	"ephemeral-builder/image/spec"
 )
 
 // systemd is the host's service manager, over D-Bus.
@@ -74,6 +75,18 @@ func (m systemd) reloadActive(ctx context.Context, unit string) error {
 	return m.job(ctx, "reload", unit, m.conn.ReloadUnitContext)
 }
 
+// follow has names looked up from now on, or not any more, as a spec that was just installed
+// over another wants it. If the slots are made anew, they do so themselves.
+func (m systemd) follow(ctx context.Context, s spec.Spec) error {
+	if s.Network != spec.NetworkPrivate {
+		return m.stop(ctx, networkTimer(s.Name))
+	}
+	if active, err := m.active(ctx, slotsUnit(s.Name)); !active || err != nil {
+		return err
+	}
+	return m.restart(ctx, networkTimer(s.Name))
+}
+
 // stop ends a unit; one that is gone already is no error.
 func (m systemd) stop(ctx context.Context, unit string) error {
 	return m.job(ctx, "stop", unit, m.conn.StopUnitContext)
@@ -95,7 +108,11 @@ func (m systemd) job(ctx context.Context, verb, unit string, queue func(context.
 			return nil
 		}
 		err := fmt.Errorf("systemd could not %s %s: %s", verb, unit, result)
-		if log := journal(ctx, unit); log != "" {
+		units := []string{unit}
+		if result == "dependency" {
+			units = append(units, slotsUnit(strings.TrimSuffix(unit, ".socket"))) // which alone can fail
+		}
+		if log := journal(ctx, units...); log != "" {
 			err = fmt.Errorf("%w\n%s", err, log)
 		}
 		return err
@@ -104,11 +121,13 @@ func (m systemd) job(ctx context.Context, verb, unit string, queue func(context.
 	}
 }
 
-// journal is the last that a unit had to say, indented, or nothing.
-func journal(ctx context.Context, unit string) string {
-	out, err := command.Output(ctx, command.Cmd{Args: []string{
-		"journalctl", "--unit", unit, "--lines=5", "--no-pager", "--output=cat",
-	}})
+// journal is the last that units had to say, indented, or nothing.
+func journal(ctx context.Context, units ...string) string {
+	args := []string{"journalctl", "--lines=8", "--no-pager", "--output=cat"}
+	for _, unit := range units {
+		args = append(args, "--unit="+unit)
+	}
+	out, err := command.Output(ctx, command.Cmd{Args: args})
 	if err != nil {
 		return ""
 	}

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"ephemeral-builder/image/dirlock"
@@ -70,11 +72,13 @@ func Uninstall(ctx context.Context, rep *progress.Reporter, s spec.Spec) (Uninst
 
 	stage = rep.Stage("remove")
 	defer stage.Fail()
-	paths := []string{unitFile, filepath.Join(UnitDir, s.Name+"@.service"), filepath.Join(UnitDir, s.Name+".slice"), filepath.Join(UnitDir, slotsUnit(s.Name)),
-		filepath.Join(LibDir, s.Name, "slot"), filepath.Join(DownloadDir, s.Name)}
+	paths := []string{filepath.Join(LibDir, s.Name), filepath.Join(DownloadDir, s.Name)}
+	for _, unit := range slices.Sorted(maps.Values(unitNames(s.Name))) {
+		paths = append(paths, filepath.Join(UnitDir, unit))
+	}
 	// A NAME has no underscore, so that these are all of this builder and nothing else.
 	for _, pattern := range []string{
-		filepath.Join(ContainerDir, s.Name), filepath.Join(ContainerDir, s.Name+"_*"), filepath.Join(ContainerDir, "."+s.Name+"_*.partial"),
+		filepath.Join(ContainerDir, s.Name), filepath.Join(ContainerDir, s.Name+"_*"), filepath.Join(ContainerDir, "."+s.Name+"_*.partial"), // trees, and homes on the disk
 		filepath.Join(ContainerDir, ".#sysupdate"+s.Name+"_*"), // of a sysupdate that was killed
 		filepath.Join(sysupdate.Dir(s.Name), s.Name+"*.transfer"),
 	} {
@@ -94,9 +98,7 @@ func Uninstall(ctx context.Context, rep *progress.Reporter, s spec.Spec) (Uninst
 		}
 		out.Removed = append(out.Removed, path)
 	}
-	for _, dir := range []string{filepath.Join(LibDir, s.Name), LibDir} {
-		_ = os.Remove(dir) // unless another builder has its script there
-	}
+	_ = os.Remove(LibDir)                // unless another builder has its scripts there
 	_ = os.Remove(sysupdate.Dir(s.Name)) // unless an administrator has files there
 	if err := manager.conn.ReloadContext(ctx); err != nil {
 		return out, fmt.Errorf("systemd does not reload its units: %w", err)

@@ -9,14 +9,18 @@ import (
 	"embed"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"text/template"
 
 	"ephemeral-builder/image"
 	"ephemeral-builder/image/command"
 	"ephemeral-builder/image/spec"
+	"ephemeral-builder/scripts"
 )
 
 //go:embed files
@@ -33,50 +37,117 @@ const (
 	DownloadDir = "/var/cache/ephemeral-builder/downloads" // what an unfinished install has downloaded, likewise
 )
 
-// File is one unit file.
+// connectionMark is SO_MARK of all builders' connections, with the port that they came to.
+const connectionMark = 0x65620000
+
+// File is one unit file, or another file that they need.
 type File struct {
-	Name string // NAME.socket
+	Name string // NAME.socket, or an absolute path
 	Text []byte
 }
 
-// Render makes the units of a spec, with limits that [Host.Limits] has completed and the
-// first of its slots: socket, service template, slice and slots.
+// isUnit tells a unit file from another.
+func (f File) isUnit() bool { return !filepath.IsAbs(f.Name) }
+
+// unitNames are the names of a builder's units, by their templates in files/.
+func unitNames(name string) map[string]string {
+	return map[string]string{
+		"slice":           name + ".slice",
+		"slots":           slotsUnit(name),
+		"network.service": name + "-network.service",
+		"network.timer":   networkTimer(name),
+		"service":         name + "@.service",
+		"socket":          name + ".socket",
+	}
+}
+
+// networkTimer is the name of the unit that has names looked up.
+func networkTimer(name string) string { return name + "-network.timer" }
+
+// values are what the templates are filled with.
+type values struct {
+	spec.Spec
+	spec.Limits
+	Tree, Keys, Lib, Run, ScratchFile, Entrypoint string
+
+	FirstSlot int
+	Sudo      bool   // the root can be written to
+	Scratch   bool   // so the home is not nspawn's own tmpfs
+	Rules     string // arguments of script network; none if containers are on the host's network
+
+	Mark string // SO_MARK of the builder's connections, see socket(7)
+
+	Interfaces            string // the slots' ends on the host
+	Addresses, Addresses6 string // the slots' own, as a range
+
+	PoolMemoryMax spec.Size
+	PoolTasksMax  int
+}
+
+// Render makes what is installed for a spec but image and keys, with limits that
+// [Host.Limits] has completed and the first of its slots: the units, and the scripts and
+// rules that they name.
 func Render(s spec.Spec, l spec.Limits, firstSlot int) ([]File, error) {
-	values := struct {
-		Name, Listen, Tree, Keys, Entrypoint string
-		Slot, Run                            string
-		FirstSlot, Concurrency               int
-		spec.Limits
-		PoolMemoryMax spec.Size
-		PoolTasksMax  int
-	}{
-		Name: s.Name, Listen: s.SSH.Listen.String(),
+	lib := filepath.Join(LibDir, s.Name)
+	v := values{
+		Spec: s, Limits: l,
 		Tree: filepath.Join(ContainerDir, s.Name), Keys: filepath.Join(ConfigDir, s.Name),
+		Lib: lib, Run: filepath.Join(RunDir, s.Name), ScratchFile: filepath.Join(ContainerDir, "."+s.Name+"_home"),
 		Entrypoint: filepath.Join(image.LibDir, "entrypoint"),
-		Slot:       filepath.Join(LibDir, s.Name, "slot"), Run: filepath.Join(RunDir, s.Name),
-		FirstSlot: firstSlot, Concurrency: s.Concurrency,
-		Limits:        l,
+		FirstSlot:  firstSlot,
+		Sudo:       s.Root == spec.RootSudo,
+		Scratch:    s.Root == spec.RootSudo || s.Home == spec.HomeDisk,
+		Mark:       fmt.Sprintf("%#x", connectionMark|int(s.SSH.Listen.Port())),
+
 		PoolMemoryMax: l.MemoryMax * spec.Size(s.Concurrency),
 		PoolTasksMax:  l.TasksMax * s.Concurrency,
 	}
-	parsed, err := template.ParseFS(files, "files/*")
+	v.Interfaces, v.Addresses, v.Addresses6 = slotRange{firstSlot, s.Concurrency}.network()
+	if s.Network != spec.NetworkHost {
+		v.Rules = strings.Join([]string{v.Run, s.Name, strconv.Itoa(s.Concurrency), lib + "/rules", lib + "/allow"}, " ")
+		if s.Resolver.IsValid() {
+			v.Rules += " " + s.Resolver.String()
+		}
+	}
+	parsed, err := template.New("").Funcs(template.FuncMap{"inodes": inodes}).ParseFS(files, "files/*")
 	if err != nil {
 		return nil, err
 	}
+	names := unitNames(s.Name)
+	names["rules"] = filepath.Join(lib, "rules")
 	var rendered []File
-	for _, unit := range []struct{ name, template string }{
-		{s.Name + ".slice", "slice"},
-		{slotsUnit(s.Name), "slots"},
-		{s.Name + "@.service", "service"},
-		{s.Name + ".socket", "socket"},
-	} {
+	for _, name := range slices.Sorted(maps.Keys(names)) {
 		var text bytes.Buffer
-		if err := parsed.ExecuteTemplate(&text, unit.template, values); err != nil {
+		if err := parsed.ExecuteTemplate(&text, name, v); err != nil {
 			return nil, err
 		}
-		rendered = append(rendered, File{unit.name, text.Bytes()})
+		rendered = append(rendered, File{names[name], text.Bytes()})
 	}
-	return rendered, nil
+	for _, name := range []string{"slot", "network", "scratch", "idmap"} {
+		text, err := scripts.FS.ReadFile(name)
+		if err != nil {
+			return nil, err
+		}
+		rendered = append(rendered, File{filepath.Join(lib, name), text})
+	}
+	return append(rendered, File{filepath.Join(lib, "allow"), allowList(s)}), nil
+}
+
+// inodes is how many files a tmpfs of a size may hold. The kernel's own default goes by the
+// memory of the whole host, and inodes are memory too, about a fourth of a page each.
+func inodes(size spec.Size) spec.Size { return size / 4096 }
+
+// allowList is a spec's Allow as script network reads it.
+func allowList(s spec.Spec) []byte {
+	var text bytes.Buffer
+	for _, d := range s.Destinations() {
+		host := d.Name
+		if host == "" {
+			host = d.Prefix.String()
+		}
+		fmt.Fprintln(&text, host, d.Protocol, d.Port)
+	}
+	return text.Bytes()
 }
 
 // Verify has systemd itself read the units, with systemd-analyze(1). Whatever it says of
@@ -89,6 +160,9 @@ func Verify(ctx context.Context, units []File) error {
 	defer os.RemoveAll(dir)
 	args := []string{"systemd-analyze", "verify", "--man=no"}
 	for _, unit := range units {
+		if !unit.isUnit() {
+			continue
+		}
 		path := filepath.Join(dir, unit.Name)
 		if err := os.WriteFile(path, unit.Text, 0o644); err != nil {
 			return err

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -17,7 +18,7 @@ import (
 
 var update = flag.Bool("update", false, "rewrite the golden files in testdata")
 
-var host = Host{Memory: 8 << 30, CPUs: 4}
+var host = Host{Memory: 8 << 30, CPUs: 4, Disk: 100 << 30}
 
 func load(t *testing.T, path string) spec.Spec {
 	t.Helper()
@@ -45,10 +46,16 @@ func TestRender(t *testing.T) {
 	for name, s := range map[string]spec.Spec{
 		"default":  spec.Default(),
 		"tutorial": load(t, "../testdata/specs/tutorial.toml"),
+		"large":    load(t, "testdata/large.toml"),
+		"offline":  load(t, "testdata/offline.toml"),
+		"exposed":  load(t, "testdata/exposed.toml"),
 	} {
 		t.Run(name, func(t *testing.T) {
 			for _, unit := range render(t, s) {
-				golden := filepath.Join("testdata", name, unit.Name)
+				if strings.HasPrefix(string(unit.Text), "#!") {
+					continue // as it is in scripts
+				}
+				golden := filepath.Join("testdata", name, filepath.Base(unit.Name))
 				if *update {
 					if err := os.MkdirAll(filepath.Dir(golden), 0o755); err != nil {
 						t.Fatal(err)
@@ -78,6 +85,7 @@ func TestVerify(t *testing.T) {
 		t.Skip("needs systemd-nspawn: apt-get install systemd-container")
 	}
 	units := render(t, spec.Default())
+	units = slices.DeleteFunc(units, func(f File) bool { return !f.isUnit() })
 	if err := Verify(t.Context(), units); err != nil {
 		t.Fatal(err)
 	}
