@@ -155,10 +155,14 @@ func Check(ctx context.Context) error {
 func Test(ctx context.Context,
 	kind *string, // kind of lab: vm or container (default: vm)
 	suite *string, // Debian suite of the lab host: trixie or bookworm (default: trixie)
+	full *bool, // on both suites, one after the other
 	run *string, // only scripts whose name matches this regular expression
+	units *string, // tutorial: attack the units of the tutorial instead, with the hostile scripts, and show what succeeds
 ) error {
 	return report(ctx, func(ctx context.Context, rep *progress.Reporter) error {
-		return harness.Test(ctx, rep, harness.TestOptions{Kind: value(kind, "vm"), Suite: value(suite, "trixie"), Run: value(run, "")})
+		return harness.Test(ctx, rep, harness.TestOptions{
+			Kind: value(kind, "vm"), Suite: value(suite, ""), Full: value(full, false), Run: value(run, ""), Units: value(units, ""),
+		})
 	})
 }
 

@@ -19,7 +19,7 @@ func Check(ctx context.Context, rep *progress.Reporter) error {
 	if err := prereq.Ensure(ctx, rep, prereq.Need{Program: "shellcheck", Package: "shellcheck"}); err != nil {
 		return err
 	}
-	shell, err := shellScripts("scripts", ".ci")
+	shell, err := shellScripts("scripts", ".ci", filepath.Join("testdata", "tutorial"))
 	if err != nil {
 		return err
 	}

@@ -3,6 +3,7 @@ package harness
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -27,11 +28,11 @@ type host struct {
 }
 
 // startHost gathers what the lab is made of and starts it.
-func startHost(ctx context.Context, rep *progress.Reporter, cfg lab.Config, s spec.Spec) (*host, error) {
+func startHost(ctx context.Context, rep *progress.Reporter, cfg lab.Config, editions ...edition) (*host, error) {
 	if err := prereq.Ensure(ctx, rep, lab.Needs(cfg.Kind)...); err != nil {
 		return nil, err
 	}
-	materials, err := gather(ctx, rep, cfg.Suite, s)
+	materials, err := gather(ctx, rep, cfg.Suite, editions...)
 	if err != nil {
 		return nil, err
 	}
@@ -46,7 +47,7 @@ func startHost(ctx context.Context, rep *progress.Reporter, cfg lab.Config, s sp
 	}
 	h, err := openHost(ctx, l)
 	if err == nil {
-		_, err = h.output(ctx, "ln -sf /run/lab/share/ephemeral-builder /usr/local/bin/ && ln -sfn /run/lab/share/dist dist && ln -sf /run/lab/share/specs/* .")
+		_, err = h.output(ctx, "ln -sf /run/lab/share/ephemeral-builder /run/lab/share/stand-ins /usr/local/bin/ && ln -sfn /run/lab/share/dist dist && ln -sf /run/lab/share/specs/* .")
 	}
 	if err != nil {
 		_ = l.Close(context.WithoutCancel(ctx))
@@ -79,6 +80,26 @@ func (h *host) reconnect(ctx context.Context) error {
 	if err == nil {
 		h.root = root
 	}
+	return err
+}
+
+// restart ends the host as a power cut does, without a word to anybody, and waits until it is
+// up again.
+func (h *host) restart(ctx context.Context) error {
+	boots, err := h.lab.Boots()
+	if err != nil {
+		return err
+	}
+	// reboot(2), with nothing before it: the connection ends with it.
+	err = h.root.Run(ctx, "systemctl reboot --force --force", nil, io.Discard, io.Discard)
+	if err != nil && !errors.Is(err, sshclient.ErrClosed) {
+		return fmt.Errorf("restarting the lab host: %w", err)
+	}
+	if err := h.lab.WaitBoot(ctx, boots+1); err != nil {
+		return fmt.Errorf("the lab host after its restart: %w", err)
+	}
+	_ = h.root.Close()
+	h.root, err = h.lab.Dial(ctx)
 	return err
 }
 

@@ -21,6 +21,7 @@ import (
 	"ephemeral-builder/image/progress"
 	"ephemeral-builder/image/rootfs"
 	"ephemeral-builder/image/spec"
+	"ephemeral-builder/image/sums"
 	"ephemeral-builder/scripts"
 )
 
@@ -29,9 +30,11 @@ import (
 func hostPackages(arch image.Arch, suite string) []string {
 	packages := []string{
 		"linux-image-cloud-" + arch.Debian, "initramfs-tools", "systemd", "systemd-sysv", "systemd-container", "dbus",
-		"libpam-systemd", "openssh-server", "udev", "kmod", "iproute2", "nftables", "procps", "zstd", "rsync",
+		"libpam-systemd", "openssh-server", "udev", "kmod", "iproute2", "nftables", "conntrack", "procps", "zstd", "rsync",
 		// What publish-*.txtar feeds with images, and feeds them with.
 		"gpg", "gpg-agent", "xz-utils", "busybox", "docker.io", "podman", "crun", "netavark", "docker-registry",
+		// What hostile-*.txtar aims at, and what may be on a host besides.
+		"socat", "dnsmasq-base", "firewalld",
 	}
 	if suite != "bookworm" { // which has docker's client in docker.io, and no Incus
 		packages = append(packages, "docker-cli", "incus-client", "incus-extra", "openssl")
@@ -46,8 +49,21 @@ type materials struct {
 	share    map[string]string // name below /run/lab/share in the lab → file here
 }
 
+// edition is an image that a lab has in dist.
+type edition struct {
+	spec    spec.Spec
+	version string
+}
+
+// testEditions are the images that scripts install. That with a root for jobs is the older
+// one, so that nobody gets it who does not ask for it.
+func testEditions() ([]edition, error) {
+	sudo, err := spec.Load(filepath.Join("testdata", "specs", "sudo.toml"))
+	return []edition{{spec.Default(), "1"}, {sudo, "0.sudo"}}, err
+}
+
 // gather makes what is not in the cache yet.
-func gather(ctx context.Context, rep *progress.Reporter, suite string, s spec.Spec) (materials, error) {
+func gather(ctx context.Context, rep *progress.Reporter, suite string, editions ...edition) (materials, error) {
 	m := materials{share: map[string]string{}}
 	arch, err := image.HostArch()
 	if err != nil {
@@ -56,27 +72,50 @@ func gather(ctx context.Context, rep *progress.Reporter, suite string, s spec.Sp
 	if err := rootfs.Ready(ctx, rep, arch.Debian); err != nil {
 		return m, err
 	}
-	if m.hostTree, err = hostTree(ctx, rep, arch, suite, s.Mirror); err != nil {
+	if m.hostTree, err = hostTree(ctx, rep, arch, suite, editions[0].spec.Mirror); err != nil {
 		return m, fmt.Errorf("making the lab host: %w", err)
 	}
-	dist, err := builderImage(ctx, rep, s)
-	if err != nil {
+	if err := m.dist(ctx, rep, editions); err != nil {
 		return m, fmt.Errorf("making the image: %w", err)
 	}
 	if m.share["ephemeral-builder"], err = binary(ctx, rep); err != nil {
 		return m, err
 	}
 	m.share["multiplex"] = filepath.Join("scripts", "multiplex")
-	for _, dir := range []string{dist, filepath.Join("testdata", "specs")} {
-		entries, err := os.ReadDir(dir)
-		if err != nil {
-			return m, err
-		}
-		for _, entry := range entries {
-			m.share[filepath.Base(dir)+"/"+entry.Name()] = filepath.Join(dir, entry.Name())
-		}
+	m.share["stand-ins"] = filepath.Join("scripts", "lab-stand-ins")
+	return m, errors.Join(m.shareFolder(filepath.Join("testdata", "specs")), m.shareFolder(filepath.Join("testdata", "tutorial")))
+}
+
+// shareFolder shares the files in dir, in a folder of its name.
+func (m materials) shareFolder(dir string) error {
+	entries, err := os.ReadDir(dir)
+	for _, entry := range entries {
+		m.share[filepath.Base(dir)+"/"+entry.Name()] = filepath.Join(dir, entry.Name())
 	}
-	return m, nil
+	return err
+}
+
+// dist shares the images of all editions, as if they had been built into one folder.
+func (m materials) dist(ctx context.Context, rep *progress.Reporter, editions []edition) error {
+	var listed []byte
+	for _, e := range editions {
+		dist, err := builderImage(ctx, rep, e)
+		if err != nil {
+			return err
+		}
+		if err := m.shareFolder(dist); err != nil {
+			return err
+		}
+		text, err := os.ReadFile(filepath.Join(dist, sums.Name))
+		if err != nil {
+			return err
+		}
+		listed = append(listed, text...)
+	}
+	dir := filepath.Join(cache.Dir(), "images", digest(listed))
+	all := filepath.Join(dir, sums.Name)
+	m.share["dist/"+sums.Name] = all
+	return once(ctx, dir, all, func() error { return atomicfile.Write(all, listed, 0o644) })
 }
 
 // hostTree is the tarball of a lab host's rootfs.
@@ -113,23 +152,25 @@ func hostTree(ctx context.Context, rep *progress.Reporter, arch image.Arch, suit
 	})
 }
 
-// builderImage is the folder, in the cache, of the image that is under test. It is built
+// builderImage is the folder, in the cache, of an image that is under test. It is built
 // anew when the spec, its packages or the code that builds images has changed.
-func builderImage(ctx context.Context, rep *progress.Reporter, s spec.Spec) (string, error) {
+func builderImage(ctx context.Context, rep *progress.Reporter, e edition) (string, error) {
 	stage := rep.Stage("resolve")
 	defer stage.Fail() // of no effect after Done
-	l, err := image.Resolve(ctx, stage, s, cache.Dir())
+	l, err := image.Resolve(ctx, stage, e.spec, cache.Dir())
 	if err != nil {
 		return "", err
 	}
-	stage.Done("image %s, %d packages", s.Name, len(l.Packages))
+	stage.Done("image %s %s, %d packages", e.spec.Name, e.version, len(l.Packages))
 	sources, err := digestTrees("image", "scripts")
 	if err != nil {
 		return "", err
 	}
-	dist := filepath.Join(cache.Dir(), "images", digest(l.Packages, s.Name, s.User, sources), "dist")
-	return dist, once(ctx, filepath.Dir(dist), filepath.Join(dist, "SHA256SUMS"), func() error {
-		_, err := image.Build(ctx, rep, image.Options{Spec: s, Version: "1", Lock: &l, Out: dist, Cache: cache.Dir()})
+	made := e.spec
+	made.Concurrency, made.SSH, made.Limits = 0, spec.SSH{}, spec.Limits{} // are of the units only
+	dist := filepath.Join(cache.Dir(), "images", digest(l.Packages, made, e.version, sources), "dist")
+	return dist, once(ctx, filepath.Dir(dist), filepath.Join(dist, sums.Name), func() error {
+		_, err := image.Build(ctx, rep, image.Options{Spec: e.spec, Version: e.version, Lock: &l, Out: dist, Cache: cache.Dir()})
 		return err
 	})
 }

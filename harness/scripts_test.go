@@ -29,6 +29,7 @@ import (
 var (
 	labKind  = flag.String("lab.kind", "", "run the scripts of testdata on a lab of this kind: vm or container")
 	labSuite = flag.String("lab.suite", "trixie", "Debian suite of the lab host")
+	labUnits = flag.String("lab.units", "", "attack the units in this folder of testdata, in place of ours")
 	labOwner = flag.Int("lab.owner", 0, "end the lab when this process does")
 )
 
@@ -50,12 +51,27 @@ func TestScripts(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	o := TestOptions{Kind: *labKind, Suite: *labSuite, Units: *labUnits}
 	rep := progress.New(os.Stdout)
-	dir, err := filepath.Abs(filepath.Join(results(*labKind, *labSuite), "lab"))
+	dir, err := filepath.Abs(filepath.Join(results(o), "lab"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	h, err := startHost(ctx, rep, lab.Config{Kind: kind, Suite: *labSuite, Cache: filepath.Join(cache.Dir(), "labs"), Dir: dir}, spec.Default())
+	editions, err := testEditions()
+	if err != nil {
+		t.Fatal(err)
+	}
+	start := func() (*host, error) {
+		h, err := startHost(ctx, rep, lab.Config{Kind: kind, Suite: o.Suite, Cache: filepath.Join(cache.Dir(), "labs"), Dir: dir}, editions...)
+		if err != nil {
+			return nil, err
+		}
+		if _, err := h.output(ctx, "ephemeral-builder install -spec=lab.toml"+takeOver(o.Units)); err != nil {
+			return nil, errors.Join(err, h.close(context.WithoutCancel(ctx)))
+		}
+		return h, nil
+	}
+	h, err := start()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -68,9 +84,6 @@ func TestScripts(t *testing.T) {
 	})
 	// Without its lab every script fails at once.
 	context.AfterFunc(ctx, func() { _ = h.close(context.WithoutCancel(ctx)) })
-	if _, err := h.output(ctx, "ephemeral-builder install -spec=lab.toml"); err != nil {
-		t.Fatal(err)
-	}
 	target, _, err := h.builder(ctx, spec.Default().Name)
 	if err != nil {
 		t.Fatal(err)
@@ -94,10 +107,27 @@ func TestScripts(t *testing.T) {
 			"kind:" + *labKind:   true,
 			"suite:" + *labSuite: true,
 			"cgroup":             limits,
+			"units:tutorial":     o.Units == "tutorial",
 		},
+		Vars:      map[string]string{"ESC": "\x1b", "BEL": "\a"},
+		Restart:   h.restart,
+		Neighbour: record(filepath.Join(results(o), neighboursFile)),
 	}
 	if h.lab.Describe().Accel == lab.TCG {
 		env.Scale = 4
+	}
+	// again takes a new host after an attack that the last one did not survive.
+	again := func() error {
+		if err := h.close(ctx); err != nil {
+			return err
+		}
+		fresh, err := start()
+		if err != nil {
+			return err
+		}
+		*h = *fresh
+		env.Builder, _, err = h.builder(ctx, spec.Default().Name)
+		return err
 	}
 	ran := 0
 	t.Cleanup(func() {
@@ -105,30 +135,72 @@ func TestScripts(t *testing.T) {
 			t.Error("no script ran")
 		}
 	})
-	t.Run("scripts", func(t *testing.T) {
-		testscript.Run(t, testscript.Params{
-			Dir:                 "testdata",
-			Cmds:                script.Commands(env),
-			Condition:           script.Condition(env),
-			RequireExplicitExec: true,
-			RequireUniqueNames:  true,
-			Setup: func(e *testscript.Env) error {
-				name := strings.TrimPrefix(filepath.Base(e.WorkDir), "script-")
-				w := watch{h: h, name: name, t: e.T()}
-				// Runs after script's own clean-up, which is deferred later.
-				e.Defer(func() {
-					w.end(ctx)
-					if skipped := e.T().(interface{ Skipped() bool }).Skipped(); !skipped {
-						ran++
-					}
-				})
-				if err := w.begin(ctx); err != nil {
-					return err
+	params := testscript.Params{
+		Dir:                 "testdata",
+		Cmds:                script.Commands(env),
+		Condition:           script.Condition(env),
+		RequireExplicitExec: true,
+		RequireUniqueNames:  true,
+		Setup: func(e *testscript.Env) error {
+			name := strings.TrimPrefix(filepath.Base(e.WorkDir), "script-")
+			w := watch{h: h, o: o, name: name, t: e.T()}
+			// Runs after script's own clean-up, which is deferred later.
+			e.Defer(func() {
+				w.end(ctx)
+				if skipped := e.T().(interface{ Skipped() bool }).Skipped(); !skipped {
+					ran++
 				}
-				return script.Setup(env)(e)
-			},
-		})
+			})
+			err := w.begin(ctx)
+			if err != nil && o.Units != "" && ctx.Err() == nil {
+				t.Logf("a new host, as this one does not come to order: %v", err)
+				if err = again(); err == nil {
+					err = w.begin(ctx)
+				}
+			}
+			if err != nil {
+				return err
+			}
+			return script.Setup(env)(e)
+		},
+	}
+	t.Run("scripts", func(t *testing.T) {
+		if o.Units == "" {
+			testscript.Run(t, params)
+			return
+		}
+		params.Deadline, _ = t.Deadline()
+		attacks, err := runAttacks(ctx, t, params)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(results(o), attacksFile), []byte(attackTable(o, attacks)), 0o644); err != nil {
+			t.Fatal(err)
+		}
 	})
+}
+
+// neighboursFile has a line for each time that a script used neighbour: SCRIPT, WHEN and SECONDS.
+const neighboursFile = "neighbours.tsv"
+
+func record(path string) func(script, when string, took time.Duration) {
+	return func(script, when string, took time.Duration) {
+		f, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
+		if err != nil {
+			return // what it is for is the look of it
+		}
+		defer f.Close()
+		fmt.Fprintf(f, "%s\t%s\t%.2f\n", script, when, took.Seconds())
+	}
+}
+
+// takeOver is what follows the install on a host on which other units are to be tried.
+func takeOver(units string) string {
+	if units == "" {
+		return ""
+	}
+	return " && ln -sf /run/lab/share/ephemeral-builder /usr/local/bin/ephemeral-builder-real" +
+		" && ln -sf /run/lab/share/" + units + "/install /usr/local/bin/ephemeral-builder && ephemeral-builder install"
 }
 
 // stopWith calls stop when the process pid ends. The harness is killed with what started
@@ -153,24 +225,66 @@ func stopWith(pid int, stop func()) error {
 // watch judges the host before and after one script.
 type watch struct {
 	h     *host
+	o     TestOptions
 	name  string
 	t     testscript.T
 	since string // journal cursor
+	boots int    // of the lab up to now
 }
+
+// bounded is ctx with an end for what waits for a host that an attack may have brought down.
+func (w *watch) bounded(ctx context.Context) (context.Context, context.CancelFunc) {
+	if w.o.Units == "" {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeout(ctx, 3*time.Minute)
+}
+
+// clean takes from the host what is left of an attack.
+const clean = `
+systemctl stop ephemeral-builder.socket 'ephemeral-builder@*.service'
+while machines=$(machinectl list --no-legend | cut -d ' ' -f 1) && [ -n "$machines" ]; do
+	machinectl terminate $machines 2>/dev/null
+	sleep 0.1
+done
+findmnt -rno TARGET | grep nspawn/unix-export | xargs -r umount
+rm -rf /run/systemd/system/ephemeral-builder*.d
+systemctl daemon-reload
+`
 
 // begin brings the host to the state that every script starts from.
 func (w *watch) begin(ctx context.Context) error {
+	ctx, cancel := w.bounded(ctx)
+	defer cancel()
 	if err := w.h.reconnect(ctx); err != nil {
 		return err
 	}
-	out, err := w.h.output(ctx, "systemctl reset-failed; ephemeral-builder install -spec=lab.toml >/dev/null 2>&1 && journalctl -q -n 0 --show-cursor")
+	command := `systemctl reset-failed; [ ! -e /sys/class/net/lab-out ] || stand-ins down
+ephemeral-builder install -spec=lab.toml >/dev/null 2>&1 && journalctl -q -n 0 --show-cursor`
+	if w.o.Units != "" {
+		command = clean + command
+	}
+	out, err := w.h.output(ctx, command)
 	w.since = strings.TrimSpace(strings.TrimPrefix(strings.TrimSpace(out), "-- cursor: "))
+	if err == nil {
+		w.boots, err = w.h.lab.Boots()
+	}
 	return err
+}
+
+// down tells whether the host has ended since begin, or started again.
+func (w *watch) down() bool {
+	select {
+	case <-w.h.lab.Done():
+		return true
+	default:
+		boots, err := w.h.lab.Boots()
+		return err == nil && boots > w.boots
+	}
 }
 
 // healthy is what must hold on the host when no client is connected.
 const healthy = `
-systemctl --failed --no-legend --plain
 systemctl list-units --all --no-legend --plain 'ephemeral-builder@*'
 machinectl list --no-legend
 findmnt -rno TARGET | grep nspawn/unix-export
@@ -179,10 +293,16 @@ true`
 
 // end fails the script if it left the host in bad health, and keeps evidence of failure.
 func (w *watch) end(ctx context.Context) {
+	ctx, cancel := w.bounded(ctx)
+	defer cancel()
+	check := healthy
+	if w.o.Units == "" { // of other units a failed one is no harm
+		check = "systemctl --failed --no-legend --plain" + healthy
+	}
 	var trouble string
 	deadline := time.Now().Add(time.Minute)
 	for {
-		out, err := w.h.output(ctx, healthy)
+		out, err := w.h.output(ctx, check)
 		if err != nil {
 			trouble = err.Error()
 			break
@@ -194,6 +314,10 @@ func (w *watch) end(ctx context.Context) {
 			break
 		}
 	}
+	if w.o.Units != "" && (w.down() || w.h.reconnect(ctx) != nil) {
+		trouble = hostDown
+		w.t.Log(hostDown)
+	}
 	failed := w.t.(interface{ Failed() bool }).Failed()
 	if trouble == "" && !failed {
 		return
@@ -201,7 +325,7 @@ func (w *watch) end(ctx context.Context) {
 	where, err := w.evidence(ctx)
 	w.t.Log("evidence is in", where, errors.Join(err))
 	if trouble != "" && !failed {
-		w.t.Log("the script left this on the host:\n" + trouble)
+		w.t.Log(leftover + trouble)
 		w.t.FailNow()
 	}
 }
@@ -211,7 +335,7 @@ func (w *watch) evidence(ctx context.Context) (dir string, err error) {
 	if err := w.h.reconnect(ctx); err != nil {
 		return "", err
 	}
-	dir = filepath.Join(results(*labKind, *labSuite), w.name)
+	dir = filepath.Join(results(w.o), w.name)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return dir, err
 	}
@@ -234,7 +358,11 @@ func (w *watch) evidence(ctx context.Context) (dir string, err error) {
 			err = errors.Join(err, copied.Close())
 		}
 	}
-	rerun := fmt.Sprintf("#!/bin/sh\n# In the project's root:\ngo tool mage test -kind=%s -suite=%s -run='^%s$'\n", *labKind, *labSuite, w.name)
+	unitsFlag := ""
+	if w.o.Units != "" {
+		unitsFlag = " -units=" + w.o.Units
+	}
+	rerun := fmt.Sprintf("#!/bin/sh\n# In the project's root:\ngo tool mage test -kind=%s -suite=%s%s -run='^%s$'\n", w.o.Kind, w.o.Suite, unitsFlag, w.name)
 	errs = append(errs, err, os.WriteFile(filepath.Join(dir, "rerun.sh"), []byte(rerun), 0o755))
 	return dir, errors.Join(errs...)
 }

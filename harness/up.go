@@ -71,7 +71,7 @@ func Up(ctx context.Context, rep *progress.Reporter, w io.Writer, o UpOptions) (
 			return errors.New("a lab is running already: end it with: go tool mage lab:down")
 		}
 	}
-	h, err := startHost(ctx, rep, lab.Config{Kind: kind, Suite: o.Suite, Cache: filepath.Join(cache.Dir(), "labs"), Dir: labDir(), Detach: true}, o.Spec)
+	h, err := startHost(ctx, rep, lab.Config{Kind: kind, Suite: o.Suite, Cache: filepath.Join(cache.Dir(), "labs"), Dir: labDir(), Detach: true}, edition{o.Spec, "1"})
 	if err != nil {
 		return err
 	}

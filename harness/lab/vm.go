@@ -246,7 +246,7 @@ func (l *Lab) makeHandInImage(ctx context.Context) error {
 		}
 		info, err := d.Info()
 		if err == nil {
-			size += info.Size() + info.Size()/64 + 8<<10 // content, its share of block maps, inode
+			size += info.Size() + info.Size()/8 + 8<<10 // content, its share of block maps and of inodes that nobody uses, inode
 		}
 		return err
 	})

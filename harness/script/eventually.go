@@ -27,7 +27,7 @@ func (s *script) eventually(ctx context.Context, c *call) error {
 		return errUsage
 	}
 	if !verbs()[args[0]].repeat {
-		return misuse(fmt.Sprintf("%s cannot be repeated: use connect, ssh or host", args[0]))
+		return misuse(fmt.Sprintf("%s cannot be repeated: use connect, ssh, neighbour or host", args[0]))
 	}
 	ctx, cancel := s.within(ctx, limit)
 	defer cancel()

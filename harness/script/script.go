@@ -34,8 +34,13 @@
 //	burst COUNT
 //	    Open COUNT TCP connections to the builder as fast as possible, and print how many
 //	    were served, closed, silent and failed.
+//	neighbour WHEN
+//	    Connect, run a small job as a well-behaved neighbour would, and close. WHEN is for the
+//	    record of how long that takes: "before", "meanwhile".
+//	restart
+//	    End the lab host as a power cut does, and wait until it is up again.
 //	eventually DURATION [!] VERB ARGUMENT...
-//	    Repeat connect, ssh or host until it does what is asked for.
+//	    Repeat connect, ssh, neighbour or host until it does what is asked for.
 //
 // What a command printed is there for stdout, stderr and cmp, as after exec. FILE may be
 // stdout or stderr for what the last one printed. testscript's own stdin verb is of no
@@ -65,6 +70,12 @@ type Env struct {
 	// [sshclient.Conn.Run]: nothing but an ExitError says that the command failed. It may
 	// be nil, then scripts that use it fail.
 	Host func(ctx context.Context, cmd string, stdin io.Reader, stdout, stderr io.Writer) error
+
+	// Restart ends the host as a power cut does, and returns when it is up again. It may be nil.
+	Restart func(ctx context.Context) error
+
+	// Neighbour is told how long neighbour took in a script. It may be nil.
+	Neighbour func(script, when string, took time.Duration)
 
 	Scale      float64           // factor for all deadlines, for emulated machines; 0 is 1
 	Conditions map[string]bool   // such as "kind:vm", "suite:trixie", "cgroup"; see [Condition]

@@ -34,6 +34,8 @@ func verbs() map[string]verb {
 		"signal":     {run: (*script).signal, usage: "ID SIGNAL", limit: deadline},
 		"host":       {run: (*script).host, usage: "[-stdin FILE] [-stdout FILE] [-status S] COMMAND", neg: true, output: true, repeat: true, limit: deadline},
 		"transfer":   {run: (*script).transfer, usage: "NAME SIZE", output: true, limit: deadline},
+		"neighbour":  {run: (*script).neighbour, usage: "WHEN", repeat: true, limit: deadline},
+		"restart":    {run: (*script).restart, usage: ""},
 		"burst":      {run: (*script).burst, usage: "COUNT", output: true, limit: deadline},
 		"eventually": {run: (*script).eventually, usage: "DURATION [!] VERB ARGUMENT..."},
 	}
