@@ -30,7 +30,7 @@ import (
 func hostPackages(arch image.Arch, suite string) []string {
 	packages := []string{
 		"linux-image-cloud-" + arch.Debian, "initramfs-tools", "systemd", "systemd-sysv", "systemd-container", "dbus",
-		"libpam-systemd", "openssh-server", "udev", "kmod", "iproute2", "nftables", "conntrack", "procps", "zstd", "rsync",
+		"libpam-systemd", "openssh-server", "udev", "kmod", "iproute2", "nftables", "conntrack", "e2fsprogs", "procps", "zstd", "rsync",
 		// What publish-*.txtar feeds with images, and feeds them with.
 		"gpg", "gpg-agent", "xz-utils", "busybox", "docker.io", "podman", "crun", "netavark", "docker-registry",
 		// What hostile-*.txtar aims at, and what may be on a host besides.

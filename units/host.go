@@ -94,10 +94,7 @@ func (h Host) Limits(s spec.Spec) (spec.Limits, error) {
 		return l, fmt.Errorf("limits.home_size is %s, but this host's share of memory is %s for each container: lower home_size or set limits.memory_max", l.HomeSize, l.MemoryMax)
 	}
 	if l.TmpSize == 0 {
-		l.TmpSize = max(l.MemoryMax/4/mib, 1) * mib
-		if s.Home != spec.HomeDisk {
-			l.TmpSize = max(l.HomeSize/2/mib, 1) * mib
-		}
+		l.TmpSize = l.MemoryMax / 4 / mib * mib
 	}
 	if l.TmpSize >= l.MemoryMax {
 		return l, fmt.Errorf("limits.tmp_size is %s, but this host's share of memory is %s for each container: lower tmp_size or set limits.memory_max", l.TmpSize, l.MemoryMax)

@@ -360,9 +360,6 @@ func (in *installation) activate(ctx context.Context, s spec.Spec, manifest imag
 		if err := in.manager.reloadActive(ctx, slotsUnit(s.Name)); err != nil {
 			return err
 		}
-		if err := in.manager.follow(ctx, s); err != nil {
-			return err
-		}
 	}
 	switch {
 	case wasActive && restart:
@@ -384,6 +381,12 @@ func (in *installation) goBack(ctx context.Context, name string, wasActive bool,
 		// While its unit is still there: the start may have gone on after we stopped waiting.
 		errs = append(errs, in.manager.stop(ctx, socket))
 		_ = in.manager.conn.ResetFailedUnitContext(ctx, socket) // an error if it did not fail
+		// Its unit knows how to take away what it made.
+		running, err := in.manager.instances(ctx, name+"@*.service")
+		if err == nil && len(running) == 0 {
+			err = in.manager.stop(ctx, slotsUnit(name))
+		}
+		errs = append(errs, err)
 	}
 	for _, step := range slices.Backward(undo) {
 		errs = append(errs, step())

@@ -11,7 +11,6 @@ import (
 	godbus "github.com/godbus/dbus/v5"
 
 	"ephemeral-builder/image/command"
-	"ephemeral-builder/image/spec"
 )
 
 // systemd is the host's service manager, over D-Bus.
@@ -73,18 +72,6 @@ func (m systemd) reloadActive(ctx context.Context, unit string) error {
 		return err
 	}
 	return m.job(ctx, "reload", unit, m.conn.ReloadUnitContext)
-}
-
-// follow has names looked up from now on, or not any more, as a spec that was just installed
-// over another wants it. If the slots are made anew, they do so themselves.
-func (m systemd) follow(ctx context.Context, s spec.Spec) error {
-	if s.Network != spec.NetworkPrivate {
-		return m.stop(ctx, networkTimer(s.Name))
-	}
-	if active, err := m.active(ctx, slotsUnit(s.Name)); !active || err != nil {
-		return err
-	}
-	return m.restart(ctx, networkTimer(s.Name))
 }
 
 // stop ends a unit; one that is gone already is no error.

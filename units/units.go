@@ -55,14 +55,11 @@ func unitNames(name string) map[string]string {
 		"slice":           name + ".slice",
 		"slots":           slotsUnit(name),
 		"network.service": name + "-network.service",
-		"network.timer":   networkTimer(name),
+		"network.timer":   name + "-network.timer",
 		"service":         name + "@.service",
 		"socket":          name + ".socket",
 	}
 }
-
-// networkTimer is the name of the unit that has names looked up.
-func networkTimer(name string) string { return name + "-network.timer" }
 
 // values are what the templates are filled with.
 type values struct {
@@ -73,7 +70,7 @@ type values struct {
 	FirstSlot int
 	Sudo      bool   // the root can be written to
 	Scratch   bool   // so the home is not nspawn's own tmpfs
-	Rules     string // arguments of script network; none if containers are on the host's network
+	Rules     string // arguments of script network
 
 	Mark string // SO_MARK of the builder's connections, see socket(7)
 
@@ -103,11 +100,9 @@ func Render(s spec.Spec, l spec.Limits, firstSlot int) ([]File, error) {
 		PoolTasksMax:  l.TasksMax * s.Concurrency,
 	}
 	v.Interfaces, v.Addresses, v.Addresses6 = slotRange{firstSlot, s.Concurrency}.network()
-	if s.Network != spec.NetworkHost {
-		v.Rules = strings.Join([]string{v.Run, s.Name, strconv.Itoa(s.Concurrency), lib + "/rules", lib + "/allow"}, " ")
-		if s.Resolver.IsValid() {
-			v.Rules += " " + s.Resolver.String()
-		}
+	v.Rules = strings.Join([]string{v.Run, s.Name, strconv.Itoa(s.Concurrency), lib + "/rules", lib + "/allow"}, " ")
+	if s.Resolver.IsValid() {
+		v.Rules += " " + s.Resolver.String()
 	}
 	parsed, err := template.New("").Funcs(template.FuncMap{"inodes": inodes}).ParseFS(files, "files/*")
 	if err != nil {

@@ -3,6 +3,7 @@ package units
 import (
 	"bytes"
 	"flag"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -120,6 +121,11 @@ func TestLimits(t *testing.T) {
 			"1G of memory shared by 100 containers is 8M for each, too little for sshd: lower concurrency in the spec"},
 		{"home above the share", Host{Memory: 1 << 30, CPUs: 2}, with(func(s *spec.Spec) { s.Limits.HomeSize = 1 << 30 }),
 			"limits.home_size is 1G, but this host's share of memory is 204M for each container: lower home_size or set limits.memory_max"},
+		{"home on the disk", host, with(func(s *spec.Spec) { s.Home = spec.HomeDisk }), "100% 1638M 12800M 409M 1638"},
+		{"home larger than the disk", host, with(func(s *spec.Spec) { s.Home, s.Limits.HomeSize = spec.HomeDisk, 50<<30 }),
+			"limits.home_size is 50G for each of 4 containers, more than the 100G of the disk with /var/lib/container: lower one of the two"},
+		{"disk too small to share", Host{Memory: 8 << 30, CPUs: 4, Disk: 64 << 20}, with(func(s *spec.Spec) { s.Home = spec.HomeDisk }),
+			"half of a disk of 64M shared by 4 containers is 8M for each, too little for a file system: lower concurrency in the spec, or set limits.home_size"},
 		{"/tmp above the share", Host{Memory: 1 << 30, CPUs: 2}, with(func(s *spec.Spec) { s.Limits.TmpSize = 1 << 30 }),
 			"limits.tmp_size is 1G, but this host's share of memory is 204M for each container: lower tmp_size or set limits.memory_max"},
 	}
@@ -187,5 +193,54 @@ func TestNextIsConfigToml(t *testing.T) {
 		if !strings.Contains(string(out), want) {
 			t.Errorf("the command lacks %q:\n%s", want, out)
 		}
+	}
+}
+
+// Who drops what he does not know is found by his chains, and told of in his own words.
+func TestClosedForwards(t *testing.T) {
+	chain := func(family, table, name, hook, policy string) string {
+		if hook == "" {
+			return fmt.Sprintf(`{"chain": {"family": %q, "table": %q, "name": %q, "handle": 1}}`, family, table, name)
+		}
+		return fmt.Sprintf(`{"chain": {"family": %q, "table": %q, "name": %q, "handle": 1, "type": "filter", "hook": %q, "prio": 0, "policy": %q}}`, family, table, name, hook, policy)
+	}
+	for _, test := range []struct {
+		name   string
+		chains []string
+		want   []string // remedies
+	}{
+		{"nobody", nil, nil},
+		{"open", []string{chain("ip", "filter", "FORWARD", "forward", "accept")}, nil},
+		{"our own", []string{chain("inet", "own-slots", "forward", "forward", "drop")}, nil},
+		{"input only", []string{chain("inet", "filter", "input", "input", "drop")}, nil},
+		{"iptables", []string{chain("ip6", "filter", "FORWARD", "forward", "drop")},
+			[]string{"ip6tables -I FORWARD -i eb-+ -j ACCEPT && ip6tables -I FORWARD -o eb-+ -j ACCEPT"}},
+		{"docker", []string{chain("ip", "filter", "FORWARD", "forward", "drop"), chain("ip", "filter", "DOCKER-USER", "", "")},
+			[]string{"iptables -I DOCKER-USER -i eb-+ -j ACCEPT && iptables -I DOCKER-USER -o eb-+ -j ACCEPT"}},
+		{"firewalld", []string{chain("inet", "firewalld", "filter_FORWARD", "forward", "accept")},
+			[]string{"firewall-cmd --permanent --zone=trusted --add-interface=eb-+ && firewall-cmd --reload"}},
+		{"by hand", []string{chain("inet", "filter", "fwd", "forward", "drop")},
+			[]string{`nft insert rule inet filter fwd iifname "eb-*" accept && nft insert rule inet filter fwd oifname "eb-*" accept`}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			listing := `{"nftables": [{"metainfo": {"version": "1.1.3", "json_schema_version": 1}}`
+			for _, c := range test.chains {
+				listing += ", " + c
+			}
+			found, err := closedForwards([]byte(listing+"]}"), "own-slots")
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got []string
+			for _, f := range found {
+				got = append(got, f.remedy())
+			}
+			if !slices.Equal(got, test.want) {
+				t.Errorf("got %q, want %q", got, test.want)
+			}
+		})
+	}
+	if _, err := closedForwards([]byte("nonsense"), ""); err == nil {
+		t.Error("nonsense is taken for a listing")
 	}
 }
