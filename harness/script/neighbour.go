@@ -40,14 +40,3 @@ func (s *script) neighbour(ctx context.Context, c *call) error {
 	}
 	return nil
 }
-
-// restart has limits of its own, as a boot takes what it takes.
-func (s *script) restart(ctx context.Context, c *call) error {
-	if err := c.parse(nil); err != nil {
-		return err
-	}
-	if s.env.Restart == nil {
-		return misuse("this lab can't be restarted")
-	}
-	return s.env.Restart(ctx)
-}

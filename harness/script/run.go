@@ -48,6 +48,17 @@ func (s *script) host(ctx context.Context, c *call) error {
 	return err
 }
 
+// restart has limits of its own, as a boot takes what it takes.
+func (s *script) restart(ctx context.Context, c *call) error {
+	if err := c.parse(nil); err != nil {
+		return err
+	}
+	if s.env.Restart == nil {
+		return misuse("this lab can't be restarted")
+	}
+	return s.env.Restart(ctx)
+}
+
 // run runs a command with the streams that o names, and judges its result.
 func (c *call) run(o options, command func(stdin io.Reader, stdout io.Writer) error) error {
 	if err := c.check(o); err != nil {
