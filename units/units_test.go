@@ -43,14 +43,19 @@ func render(t *testing.T, s spec.Spec) []File {
 	return units
 }
 
-func TestRender(t *testing.T) {
-	for name, s := range map[string]spec.Spec{
+// specs are of each kind one.
+func specs(t *testing.T) map[string]spec.Spec {
+	return map[string]spec.Spec{
 		"default":  spec.Default(),
 		"tutorial": load(t, "../testdata/specs/tutorial.toml"),
 		"large":    load(t, "testdata/large.toml"),
 		"offline":  load(t, "testdata/offline.toml"),
 		"exposed":  load(t, "testdata/exposed.toml"),
-	} {
+	}
+}
+
+func TestRender(t *testing.T) {
+	for name, s := range specs(t) {
 		t.Run(name, func(t *testing.T) {
 			for _, unit := range render(t, s) {
 				if strings.HasPrefix(string(unit.Text), "#!") {
@@ -85,11 +90,13 @@ func TestVerify(t *testing.T) {
 	if _, err := exec.LookPath("systemd-nspawn"); err != nil {
 		t.Skip("needs systemd-nspawn: apt-get install systemd-container")
 	}
+	for name, s := range specs(t) {
+		if err := Verify(t.Context(), render(t, s)); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
 	units := render(t, spec.Default())
 	units = slices.DeleteFunc(units, func(f File) bool { return !f.isUnit() })
-	if err := Verify(t.Context(), units); err != nil {
-		t.Fatal(err)
-	}
 	for i, unit := range units {
 		broken := append([]File(nil), units...)
 		broken[i].Text = append(bytes.Clone(unit.Text), "\nNoSuchKey=1\n"...)
