@@ -32,10 +32,9 @@ func needs(s spec.Spec) []prereq.Need {
 		{Program: "systemd-nspawn", Package: "systemd-container"},
 		{Program: "systemd-analyze", Package: "systemd"},
 		{Program: "dbus-daemon", Package: "dbus"},
-	}
-	if s.Network != spec.NetworkHost {
-		needs = append(needs, prereq.Need{Program: "ip", Package: "iproute2"}, prereq.Need{Program: "nft", Package: "nftables"},
-			prereq.Need{Program: "conntrack", Package: "conntrack"})
+		{Program: "ip", Package: "iproute2"},
+		{Program: "nft", Package: "nftables"},
+		{Program: "conntrack", Package: "conntrack"},
 	}
 	if s.Home == spec.HomeDisk {
 		needs = append(needs, prereq.Need{Program: "mkfs.ext4", Package: "e2fsprogs"})

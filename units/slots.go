@@ -28,17 +28,13 @@ func (r slotRange) overlaps(o slotRange) bool {
 	return r.first < o.first+o.count && o.first < r.first+r.count
 }
 
-// network is how nftables writes the slots' interfaces on the host and their addresses,
-// which script slot gives them.
-func (r slotRange) network() (interfaces, addresses, addresses6 string) {
+// interfaces are the slots' ends on the host, as nftables writes them.
+func (r slotRange) interfaces() string {
 	var names []string
 	for slot := r.first; slot < r.first+r.count; slot++ {
 		names = append(names, fmt.Sprintf(`"eb-%d"`, slot))
 	}
-	last := r.first + r.count - 1
-	address := func(slot int) string { return fmt.Sprintf("198.18.%d.%d", 1+slot/256, slot%256) }
-	address6 := func(slot int) string { return fmt.Sprintf("fd65:6275:696c:6465::1:%x", slot) }
-	return strings.Join(names, ", "), address(r.first) + "-" + address(last), address6(r.first) + "-" + address6(last)
+	return strings.Join(names, ", ")
 }
 
 // made is how the unit file tells its slots.
@@ -70,6 +66,18 @@ func firstSlot(s spec.Spec) (int, error) {
 			mine.first = first
 		} else {
 			others = append(others, slotRange{first, count})
+		}
+	}
+	// Others' that are in use still, though they have fewer by now.
+	used, err := filepath.Glob(filepath.Join(RunDir, "*", "used", "*:*"))
+	if err != nil {
+		return 0, err
+	}
+	for _, file := range used {
+		number, unit, _ := strings.Cut(filepath.Base(file), ":")
+		slot, err := strconv.Atoi(number)
+		if err == nil && !strings.HasPrefix(unit, s.Name+"@") {
+			others = append(others, slotRange{slot, 1})
 		}
 	}
 	return choose(mine, others)

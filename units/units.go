@@ -52,12 +52,12 @@ func (f File) isUnit() bool { return !filepath.IsAbs(f.Name) }
 // unitNames are the names of a builder's units, by their templates in files/.
 func unitNames(name string) map[string]string {
 	return map[string]string{
-		"slice":           name + ".slice",
-		"slots":           slotsUnit(name),
-		"network.service": name + "-network.service",
-		"network.timer":   name + "-network.timer",
-		"service":         name + "@.service",
-		"socket":          name + ".socket",
+		"slice":          name + ".slice",
+		"slots":          slotsUnit(name),
+		"upkeep.service": name + "-upkeep.service",
+		"upkeep.timer":   name + "-upkeep.timer",
+		"service":        name + "@.service",
+		"socket":         name + ".socket",
 	}
 }
 
@@ -74,8 +74,7 @@ type values struct {
 
 	Mark string // SO_MARK of the builder's connections, see socket(7)
 
-	Interfaces            string // the slots' ends on the host
-	Addresses, Addresses6 string // the slots' own, as a range
+	Interfaces string // the slots' ends on the host
 
 	PoolMemoryMax spec.Size
 	PoolTasksMax  int
@@ -99,8 +98,8 @@ func Render(s spec.Spec, l spec.Limits, firstSlot int) ([]File, error) {
 		PoolMemoryMax: l.MemoryMax * spec.Size(s.Concurrency),
 		PoolTasksMax:  l.TasksMax * s.Concurrency,
 	}
-	v.Interfaces, v.Addresses, v.Addresses6 = slotRange{firstSlot, s.Concurrency}.network()
-	v.Rules = strings.Join([]string{v.Run, s.Name, strconv.Itoa(s.Concurrency), lib + "/rules", lib + "/allow"}, " ")
+	v.Interfaces = slotRange{firstSlot, s.Concurrency}.interfaces()
+	v.Rules = strings.Join([]string{v.Run, string(s.Network), s.Name, strconv.Itoa(s.Concurrency), lib + "/rules", lib + "/allow"}, " ")
 	if s.Resolver.IsValid() {
 		v.Rules += " " + s.Resolver.String()
 	}
