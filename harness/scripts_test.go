@@ -261,7 +261,7 @@ func (w *watch) begin(ctx context.Context) error {
 	}
 	command := `systemctl reset-failed; [ ! -e /sys/class/net/lab-out ] || stand-ins down
 [ ! -e /run/systemd/system/ephemeral-builder@.service.d ] || { rm -r /run/systemd/system/ephemeral-builder@.service.d; systemctl daemon-reload; }
-ephemeral-builder install -spec=lab.toml >/dev/null 2>&1 && journalctl -q -n 0 --show-cursor`
+ephemeral-builder install -spec=lab.toml >/dev/null 2>&1 && rm -rf /var/lib/container/ephemeral-builder_0.sudo* && journalctl -q -n 0 --show-cursor`
 	if w.o.Units != "" {
 		command = clean + command
 	}
