@@ -44,7 +44,11 @@ const maxDifferences = 50
 // and other settings: see the script vary. It returns the digest of the uncompressed tar
 // that both have in common.
 func Run(ctx context.Context, rep *progress.Reporter, o Options) (digest string, err error) {
-	if err := prereq.Ensure(ctx, rep, prereq.Need{Program: "faketime", Package: "faketime"}); err != nil {
+	needs := []prereq.Need{{Program: "faketime", Package: "faketime"}}
+	if os.Geteuid() == 0 { // the second build's user can't install what only it needs
+		needs = append(needs, prereq.Need{Program: "newuidmap", Package: "uidmap"})
+	}
+	if err := prereq.Ensure(ctx, rep, needs...); err != nil {
 		return "", err
 	}
 	dir, err := os.MkdirTemp("", "reproduce-")
