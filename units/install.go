@@ -107,6 +107,9 @@ func Install(ctx context.Context, rep *progress.Reporter, o Options) (Installed,
 		return Installed{}, err
 	}
 	defer unlock()
+	if err := checkOwner(o.Spec.Name); err != nil {
+		return Installed{}, err
+	}
 	if err := checkPort(ctx, manager, o.Spec); err != nil {
 		return Installed{}, err
 	}
@@ -144,9 +147,7 @@ func Install(ctx context.Context, rep *progress.Reporter, o Options) (Installed,
 	if err := in.activate(ctx, o.Spec, manifest, append(files, transfers...), knownHosts); err != nil {
 		return Installed{}, err
 	}
-	if in.Warnings, err = warnings(ctx, o.Spec); err != nil {
-		return Installed{}, err
-	}
+	in.Warnings = warnings(ctx, o.Spec)
 	return in.Installed, from.Forget()
 }
 
@@ -159,6 +160,23 @@ type installation struct {
 
 func (in *installation) changed(format string, args ...any) {
 	in.Changes = append(in.Changes, fmt.Sprintf(format, args...))
+}
+
+// checkOwner fails if a unit of somebody else has one of a builder's names, as "ssh" has: ours
+// would take its place.
+func checkOwner(name string) error {
+	for _, unit := range unitNames(name) {
+		for _, dir := range []string{UnitDir, "/run/systemd/system", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"} {
+			path := filepath.Join(dir, unit)
+			text, err := os.ReadFile(path)
+			if err == nil && !bytes.Contains(text, []byte(writtenByUs)) {
+				return fmt.Errorf("%s belongs to somebody else: use another name in the spec, or remove it", path)
+			} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // checkPort fails if somebody else listens where the socket will.
@@ -306,7 +324,7 @@ func (in *installation) activate(ctx context.Context, s spec.Spec, manifest imag
 		}
 	}()
 
-	restart := stale
+	restart, unmanaged := stale, false
 	files := append([]File{}, units...)
 	for _, file := range append(files, File{in.Keys.KnownHosts, knownHosts}) {
 		path := file.Name
@@ -328,6 +346,7 @@ func (in *installation) activate(ctx context.Context, s spec.Spec, manifest imag
 			undo = append(undo, restore)
 			in.changed("wrote %s", path)
 			restart = restart || file.Name == socket
+			unmanaged = unmanaged || path == unmanagedFile(s.Name)
 		}
 	}
 	target := manifest.Name + "_" + manifest.Version
@@ -351,6 +370,11 @@ func (in *installation) activate(ctx context.Context, s spec.Spec, manifest imag
 			return fmt.Errorf("systemd does not enable %s: %w", socket, err)
 		}
 		in.changed("enabled %s", socket)
+	}
+	if unmanaged {
+		if err := in.manager.reloadNetworkd(ctx); err != nil {
+			return err
+		}
 	}
 	if len(undo) > 0 || stale {
 		if err := in.manager.conn.ReloadContext(ctx); err != nil {

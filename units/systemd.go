@@ -74,6 +74,15 @@ func (m systemd) reloadActive(ctx context.Context, unit string) error {
 	return m.job(ctx, "reload", unit, m.conn.ReloadUnitContext)
 }
 
+// reloadNetworkd has systemd-networkd, where it runs, read its files anew. That of Debian 12
+// can't be told to by its unit.
+func (m systemd) reloadNetworkd(ctx context.Context) error {
+	if active, err := m.active(ctx, "systemd-networkd.service"); !active || err != nil {
+		return err
+	}
+	return command.Run(ctx, command.Cmd{Args: []string{"networkctl", "reload"}})
+}
+
 // stop ends a unit; one that is gone already is no error.
 func (m systemd) stop(ctx context.Context, unit string) error {
 	return m.job(ctx, "stop", unit, m.conn.StopUnitContext)

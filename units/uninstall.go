@@ -44,6 +44,9 @@ func Uninstall(ctx context.Context, rep *progress.Reporter, s spec.Spec) (Uninst
 	}
 	defer unlock()
 
+	if err := checkOwner(s.Name); err != nil {
+		return out, err
+	}
 	stage := rep.Stage("stop")
 	defer stage.Fail() // of no effect after Done
 	socket := s.Name + ".socket"
@@ -62,7 +65,7 @@ func Uninstall(ctx context.Context, rep *progress.Reporter, s spec.Spec) (Uninst
 	if err != nil {
 		return out, err
 	}
-	for _, unit := range append(instances, s.Name+".slice", slotsUnit(s.Name)) {
+	for _, unit := range append(instances, sliceUnit(s.Name), slotsUnit(s.Name)) {
 		stage.Detail("%s", unit)
 		if err := manager.stop(ctx, unit); err != nil {
 			return out, err
@@ -72,7 +75,7 @@ func Uninstall(ctx context.Context, rep *progress.Reporter, s spec.Spec) (Uninst
 
 	stage = rep.Stage("remove")
 	defer stage.Fail()
-	paths := []string{filepath.Join(LibDir, s.Name), filepath.Join(DownloadDir, s.Name)}
+	paths := []string{filepath.Join(LibDir, s.Name), filepath.Join(DownloadDir, s.Name), unmanagedFile(s.Name)}
 	for _, unit := range slices.Sorted(maps.Values(unitNames(s.Name))) {
 		paths = append(paths, filepath.Join(UnitDir, unit))
 	}

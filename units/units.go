@@ -30,6 +30,7 @@ var files embed.FS
 const (
 	ContainerDir = "/var/lib/container"               // image trees, and the symlink of the one in use
 	UnitDir      = "/etc/systemd/system"              // systemd.unit(5): the administrator's units
+	NetworkDir   = "/etc/systemd/network"             // systemd.network(5): the administrator's
 	ConfigDir    = "/etc/ephemeral-builder"           // keys, in a folder for each NAME
 	LibDir       = "/usr/local/lib/ephemeral-builder" // what units start, likewise
 	RunDir       = "/run/ephemeral-builder"           // slots, likewise
@@ -37,8 +38,17 @@ const (
 	DownloadDir = "/var/cache/ephemeral-builder/downloads" // what an unfinished install has downloaded, likewise
 )
 
+// writtenByUs is in every file that is not a script.
+const writtenByUs = "Written by ephemeral-builder from its spec"
+
 // connectionMark is SO_MARK of all builders' connections, with the port that they came to.
 const connectionMark = 0x65620000
+
+// unmanagedFile is what keeps systemd-networkd away from the slots. The first file that
+// matches an interface is the one that counts, systemd.network(5).
+func unmanagedFile(name string) string {
+	return filepath.Join(NetworkDir, "00-"+name+"-slots.network")
+}
 
 // File is one unit file, or another file that they need.
 type File struct {
@@ -52,7 +62,7 @@ func (f File) isUnit() bool { return !filepath.IsAbs(f.Name) }
 // unitNames are the names of a builder's units, by their templates in files/.
 func unitNames(name string) map[string]string {
 	return map[string]string{
-		"slice":          name + ".slice",
+		"slice":          sliceUnit(name),
 		"slots":          slotsUnit(name),
 		"upkeep.service": name + "-upkeep.service",
 		"upkeep.timer":   name + "-upkeep.timer",
@@ -61,11 +71,15 @@ func unitNames(name string) map[string]string {
 	}
 }
 
+// sliceUnit is the name of the unit that all of a builder's containers are in. A hyphen would
+// nest it in the slice of the builder that is called like what is before it: systemd.slice(5).
+func sliceUnit(name string) string { return strings.ReplaceAll(name, "-", "_") + ".slice" }
+
 // values are what the templates are filled with.
 type values struct {
 	spec.Spec
 	spec.Limits
-	Tree, Keys, Lib, Run, ScratchFile, Entrypoint string
+	Tree, Keys, Lib, Run, ScratchFile, Entrypoint, Slice string
 
 	FirstSlot int
 	Sudo      bool   // the root can be written to
@@ -89,11 +103,11 @@ func Render(s spec.Spec, l spec.Limits, firstSlot int) ([]File, error) {
 		Spec: s, Limits: l,
 		Tree: filepath.Join(ContainerDir, s.Name), Keys: filepath.Join(ConfigDir, s.Name),
 		Lib: lib, Run: filepath.Join(RunDir, s.Name), ScratchFile: filepath.Join(ContainerDir, "."+s.Name+"_home"),
-		Entrypoint: filepath.Join(image.LibDir, "entrypoint"),
-		FirstSlot:  firstSlot,
-		Sudo:       s.Root == spec.RootSudo,
-		Scratch:    s.Root == spec.RootSudo || s.Home == spec.HomeDisk,
-		Mark:       fmt.Sprintf("%#x", connectionMark|int(s.SSH.Listen.Port())),
+		Entrypoint: filepath.Join(image.LibDir, "entrypoint"), Slice: sliceUnit(s.Name),
+		FirstSlot: firstSlot,
+		Sudo:      s.Root == spec.RootSudo,
+		Scratch:   s.Root == spec.RootSudo || s.Home == spec.HomeDisk,
+		Mark:      fmt.Sprintf("%#x", connectionMark|int(s.SSH.Listen.Port())),
 
 		PoolMemoryMax: l.MemoryMax * spec.Size(s.Concurrency),
 		PoolTasksMax:  l.TasksMax * s.Concurrency,
@@ -109,6 +123,7 @@ func Render(s spec.Spec, l spec.Limits, firstSlot int) ([]File, error) {
 	}
 	names := unitNames(s.Name)
 	names["rules"] = filepath.Join(lib, "rules")
+	names["unmanaged"] = unmanagedFile(s.Name)
 	var rendered []File
 	for _, name := range slices.Sorted(maps.Keys(names)) {
 		var text bytes.Buffer

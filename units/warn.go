@@ -13,15 +13,24 @@ import (
 )
 
 // warnings are what an administrator should know of a builder that was just installed.
-func warnings(ctx context.Context, s spec.Spec) ([]string, error) {
+// What can't be found out is one of them: the builder serves already.
+func warnings(ctx context.Context, s spec.Spec) []string {
 	switch s.Network {
 	case spec.NetworkHost:
-		return []string{`jobs are on this host's network: they reach the services on its localhost, and each other; network = "private" in the spec keeps them apart`}, nil
+		return []string{`jobs are on this host's network: they reach the services on its localhost, and each other; network = "private" in the spec keeps them apart`}
 	case spec.NetworkNone:
-		return nil, nil
+		return nil
 	}
-	var found []string
-	resolv, err := os.ReadFile(filepath.Join(RunDir, s.Name, "resolv.conf"))
+	found, err := networkWarnings(ctx, s.Name)
+	if err != nil {
+		found = append(found, fmt.Sprintf("what jobs can reach was not found out: %v", err))
+	}
+	return found
+}
+
+// networkWarnings are those of a builder whose jobs have a way out.
+func networkWarnings(ctx context.Context, name string) (found []string, err error) {
+	resolv, err := os.ReadFile(filepath.Join(RunDir, name, "resolv.conf"))
 	if err != nil {
 		return nil, err
 	}
@@ -30,9 +39,9 @@ func warnings(ctx context.Context, s spec.Spec) ([]string, error) {
 	}
 	chains, err := command.Output(ctx, command.Cmd{Args: []string{"nft", "--json", "list", "chains"}})
 	if err != nil {
-		return nil, err
+		return found, err
 	}
-	others, err := closedForwards(chains, s.Name+"-slots")
+	others, err := closedForwards(chains, name+"-slots")
 	for _, other := range others {
 		found = append(found, fmt.Sprintf("jobs have no way out, as table %s drops what it doesn't know: add to what makes it: %s", other.table, other.remedy()))
 	}

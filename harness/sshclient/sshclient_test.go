@@ -32,6 +32,10 @@ func TestMain(m *testing.M) {
 		stacks = stacks[:runtime.Stack(stacks, true)]
 		var leaked []string
 		for stack := range strings.SplitSeq(string(stacks), "\n\n") {
+			// Rarely, on a busy machine: what open in session.go knows of.
+			if strings.Contains(stack, "ssh.(*mux).openChannel(") {
+				continue
+			}
 			if strings.Contains(stack, "x/crypto/ssh") || strings.Contains(stack, "sshclient.(") {
 				leaked = append(leaked, stack)
 			}

@@ -14,9 +14,8 @@ import "net/netip"
 type Spec struct {
 	// Name is the stem of image, unit and machine names: lower-case letters, digits
 	// and single hyphens, a letter first and no hyphen last. At most 58 bytes, because
-	// a container is called NAME-PORT and a host name ends at 64. The first word must
-	// not be system, user, machine or init, which systemd uses for slices and scopes
-	// of its own: NAME.slice would nest in them (systemd.slice(5)).
+	// a container is called NAME-PORT and a host name ends at 64. It must not be
+	// system, user, machine or init, as systemd has slices and scopes of these names.
 	Name string `toml:"name" json:"name"`
 
 	// Suite is the Debian suite or codename that the image is made from, such as

@@ -46,14 +46,13 @@ func (s Spec) problems() []problem {
 		found = append(found, problem{key: key, text: fmt.Sprintf(format, args...)})
 	}
 
-	first, _, _ := strings.Cut(s.Name, "-")
 	switch {
 	case !nameForm.MatchString(s.Name):
 		report("name", "name %q: use lower-case letters, digits and single hyphens, a letter first and no hyphen last", s.Name)
 	case len(s.Name) > nameMax:
 		report("name", "name has %d bytes: use at most %d, as NAME-PORT is a host name, which ends at 64", len(s.Name), nameMax)
-	case slices.Contains([]string{"system", "user", "machine", "init"}, first):
-		report("name", "name %q: systemd has units of its own called %q, which the builder's slice would nest in: use another first word", s.Name, first)
+	case slices.Contains([]string{"system", "user", "machine", "init"}, s.Name):
+		report("name", "name %q: systemd has units of its own of this name: use another", s.Name)
 	}
 	if !suiteForm.MatchString(s.Suite) {
 		report("suite", "suite %q: use a Debian suite or codename, such as stable or bookworm", s.Suite)
