@@ -146,7 +146,7 @@ func Uninstall(ctx context.Context,
 	})
 }
 
-// Checks form: gofmt, vet with and without -tags mage, staticcheck, shellcheck.
+// Checks form: gofmt, vet with and without -tags mage, staticcheck, shellcheck, perl.
 func Check(ctx context.Context) error {
 	return report(ctx, func(ctx context.Context, rep *progress.Reporter) error { return harness.Check(ctx, rep) })
 }

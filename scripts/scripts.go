@@ -1,4 +1,4 @@
-// Package scripts holds the shell that runs as it stands, on the host or in a container.
+// Package scripts holds the shell and perl that run as they stand, on the host or in a container.
 package scripts
 
 import "embed"

@@ -2,6 +2,7 @@ package units
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -11,7 +12,9 @@ import (
 	"strings"
 	"syscall"
 
+	"ephemeral-builder/image/command"
 	"ephemeral-builder/image/spec"
+	"ephemeral-builder/scripts"
 )
 
 // Host is what the machine has to share out among containers.
@@ -19,10 +22,12 @@ type Host struct {
 	Memory spec.Size // physical memory
 	CPUs   int
 	Disk   spec.Size // of the file system with ContainerDir, all of it
+
+	Filters bool // its kernel shows the filters of system calls: PTRACE_SECCOMP_GET_FILTER in ptrace(2)
 }
 
 // ThisHost measures the machine it runs on.
-func ThisHost() (Host, error) {
+func ThisHost(ctx context.Context) (Host, error) {
 	// Its parent is there, too, where nothing was installed yet.
 	dir := ContainerDir
 	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
@@ -44,10 +49,16 @@ func ThisHost() (Host, error) {
 			if _, err := fmt.Sscan(rest, &kib); err != nil {
 				return Host{}, fmt.Errorf("reading MemTotal of /proc/meminfo: %w", err)
 			}
-			return Host{Memory: spec.Size(kib << 10), CPUs: runtime.NumCPU(), Disk: spec.Size(disk.Blocks * uint64(disk.Bsize))}, nil
+			return Host{Memory: spec.Size(kib << 10), CPUs: runtime.NumCPU(), Disk: spec.Size(disk.Blocks * uint64(disk.Bsize)), Filters: showsFilters(ctx)}, nil
 		}
 	}
 	return Host{}, fmt.Errorf("no MemTotal in /proc/meminfo: %w", lines.Err())
+}
+
+// showsFilters is false for a host of whatever kind where that can't be said.
+func showsFilters(ctx context.Context) bool {
+	script, err := scripts.FS.ReadFile("filters")
+	return err == nil && command.Run(ctx, command.Cmd{Args: []string{"perl", "-e", string(script), "check"}}) == nil
 }
 
 const (

@@ -32,6 +32,7 @@ func needs(s spec.Spec) []prereq.Need {
 		{Program: "systemd-nspawn", Package: "systemd-container"},
 		{Program: "systemd-analyze", Package: "systemd"},
 		{Program: "dbus-daemon", Package: "dbus"},
+		{Program: "perl", Package: "perl-base"},
 		{Program: "ip", Package: "iproute2"},
 		{Program: "nft", Package: "nftables"},
 		{Program: "conntrack", Package: "conntrack"},
@@ -68,7 +69,7 @@ func Install(ctx context.Context, rep *progress.Reporter, o Options) (Installed,
 	if os.Geteuid() != 0 {
 		return Installed{}, errors.New("installing needs root: run it with sudo")
 	}
-	host, err := ThisHost()
+	host, err := ThisHost(ctx)
 	if err != nil {
 		return Installed{}, err
 	}
@@ -117,7 +118,7 @@ func Install(ctx context.Context, rep *progress.Reporter, o Options) (Installed,
 	if err != nil {
 		return Installed{}, err
 	}
-	files, err := Render(o.Spec, limits, firstSlot)
+	files, err := Render(o.Spec, host, limits, firstSlot)
 	if err != nil {
 		return Installed{}, err
 	}

@@ -64,6 +64,7 @@ func unitNames(name string) map[string]string {
 	return map[string]string{
 		"slice":          sliceUnit(name),
 		"slots":          slotsUnit(name),
+		"filters":        name + "-filters.service",
 		"upkeep.service": name + "-upkeep.service",
 		"upkeep.timer":   name + "-upkeep.timer",
 		"service":        name + "@.service",
@@ -82,9 +83,12 @@ type values struct {
 	Tree, Keys, Lib, Run, ScratchFile, Entrypoint, Slice string
 
 	FirstSlot int
-	Sudo      bool   // the root can be written to
-	Scratch   bool   // so the home is not nspawn's own tmpfs
-	Rules     string // arguments of script network
+
+	KeptFilters bool // of system calls, instead of those that nspawn makes for each container
+
+	Sudo    bool   // the root can be written to
+	Scratch bool   // so the home is not nspawn's own tmpfs
+	Rules   string // arguments of script network
 
 	Mark string // SO_MARK of the builder's connections, see socket(7)
 
@@ -94,10 +98,10 @@ type values struct {
 	PoolTasksMax  int
 }
 
-// Render makes what is installed for a spec but image and keys, with limits that
+// Render makes what is installed on a host for a spec but image and keys, with limits that
 // [Host.Limits] has completed and the first of its slots: the units, and the scripts and
 // rules that they name.
-func Render(s spec.Spec, l spec.Limits, firstSlot int) ([]File, error) {
+func Render(s spec.Spec, host Host, l spec.Limits, firstSlot int) ([]File, error) {
 	lib := filepath.Join(LibDir, s.Name)
 	v := values{
 		Spec: s, Limits: l,
@@ -107,7 +111,9 @@ func Render(s spec.Spec, l spec.Limits, firstSlot int) ([]File, error) {
 		FirstSlot: firstSlot,
 		Sudo:      s.Root == spec.RootSudo,
 		Scratch:   s.Root == spec.RootSudo || s.Home == spec.HomeDisk,
-		Mark:      fmt.Sprintf("%#x", connectionMark|int(s.SSH.Listen.Port())),
+		// To load a filter takes CAP_SYS_ADMIN, unless there are no new privileges.
+		KeptFilters: host.Filters && s.Root != spec.RootSudo,
+		Mark:        fmt.Sprintf("%#x", connectionMark|int(s.SSH.Listen.Port())),
 
 		PoolMemoryMax: l.MemoryMax * spec.Size(s.Concurrency),
 		PoolTasksMax:  l.TasksMax * s.Concurrency,
@@ -132,7 +138,7 @@ func Render(s spec.Spec, l spec.Limits, firstSlot int) ([]File, error) {
 		}
 		rendered = append(rendered, File{names[name], text.Bytes()})
 	}
-	for _, name := range []string{"slot", "network", "scratch", "idmap"} {
+	for _, name := range []string{"enter", "started", "slot", "filters", "confine", "network", "scratch", "idmap"} {
 		text, err := scripts.FS.ReadFile(name)
 		if err != nil {
 			return nil, err

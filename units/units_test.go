@@ -19,7 +19,7 @@ import (
 
 var update = flag.Bool("update", false, "rewrite the golden files in testdata")
 
-var host = Host{Memory: 8 << 30, CPUs: 4, Disk: 100 << 30}
+var host = Host{Memory: 8 << 30, CPUs: 4, Disk: 100 << 30, Filters: true}
 
 func load(t *testing.T, path string) spec.Spec {
 	t.Helper()
@@ -36,7 +36,7 @@ func render(t *testing.T, s spec.Spec) []File {
 	if err != nil {
 		t.Fatal(err)
 	}
-	units, err := Render(s, limits, 0)
+	units, err := Render(s, host, limits, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

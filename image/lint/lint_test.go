@@ -65,6 +65,7 @@ func good() map[string]entry {
 		"usr/bin/bash":                          {mode: 0o755, content: "x"},
 		"usr/bin/dash":                          {mode: 0o755, content: "x"},
 		"usr/bin/sh":                            {link: "dash"},
+		"usr/bin/perl":                          {mode: 0o755, content: "x"},
 		"usr/bin/passwd":                        {mode: 0o4755, content: "x"},
 		"usr/bin/expiry":                        {mode: 0o2755, gid: 42, content: "x"},
 		"usr/bin/ping":                          {mode: 0o755, content: "x", caps: "\x01\x00\x00\x02"},

@@ -196,6 +196,7 @@ func (l *Linter) essentials() {
 		{"/usr/lib/ephemeral-builder/entrypoint", "leave it in place in hooks"},
 		{"/usr/sbin/sshd", "add openssh-server to the packages"},
 		{"/bin/sh", "add dash to the packages"},
+		{"/usr/bin/perl", "keep perl-base, which the entrypoint is for"},
 		{"/bin/bash", "add bash to the packages"},
 	} {
 		if !l.executable(p.name) {
