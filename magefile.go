@@ -234,8 +234,22 @@ func (Bench) Build(ctx context.Context,
 	})
 }
 
+// Connections compares logins with docker, podman and a bare sshd: test-results/bench.html. Also: bench.
+func (Bench) Connections(ctx context.Context,
+	kind *string, // kind of lab: vm or container (default: container)
+	suite *string, // Debian suite of the lab host: trixie or bookworm (default: trixie)
+	rounds *int, // with one client; more clients have a fourth (default: 60)
+	compare *string, // bench.json of an older run: show what has changed
+) error {
+	return report(ctx, func(ctx context.Context, rep *progress.Reporter) error {
+		return harness.BenchConnections(ctx, rep, harness.ConnectionsOptions{
+			Kind: value(kind, "container"), Suite: value(suite, "trixie"), Rounds: value(rounds, 60), Compare: value(compare, ""),
+		})
+	})
+}
+
 // Aliases are other names of targets.
-var Aliases = map[string]any{"cache": Cache.Show}
+var Aliases = map[string]any{"bench": Bench.Connections, "cache": Cache.Show}
 
 // report runs work with a progress reporter on standard error. Being told to end is the
 // same as Ctrl-C, which mage itself handles.

@@ -19,7 +19,7 @@ func Check(ctx context.Context, rep *progress.Reporter) error {
 	if err := prereq.Ensure(ctx, rep, prereq.Need{Program: "shellcheck", Package: "shellcheck"}); err != nil {
 		return err
 	}
-	shell, err := scriptsOf("/bin/sh", "scripts", ".ci", filepath.Join("testdata", "tutorial"))
+	shell, err := scriptsOf("/bin/sh", "scripts", ".ci", filepath.Join("testdata", "tutorial"), filepath.Join("testdata", "contenders"))
 	if err != nil {
 		return err
 	}

@@ -83,7 +83,7 @@ func gather(ctx context.Context, rep *progress.Reporter, suite string, editions 
 	}
 	m.share["multiplex"] = filepath.Join("scripts", "multiplex")
 	m.share["stand-ins"] = filepath.Join("scripts", "lab-stand-ins")
-	return m, errors.Join(m.shareFolder(filepath.Join("testdata", "specs")), m.shareFolder(filepath.Join("testdata", "tutorial")))
+	return m, errors.Join(m.shareFolder(filepath.Join("testdata", "specs")), m.shareFolder(filepath.Join("testdata", "tutorial")), m.shareFolder(filepath.Join("testdata", "contenders")))
 }
 
 // shareFolder shares the files in dir, in a folder of its name.

@@ -137,7 +137,7 @@ func (b *builds) measure(ctx context.Context) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	machine, err := thisMachine()
+	machine, err := ThisMachine()
 	if err != nil {
 		return nil, err
 	}

@@ -21,7 +21,8 @@ type Machine struct {
 	Kernel string `json:"kernel"` // release, as of uname -r
 }
 
-func thisMachine() (Machine, error) {
+// ThisMachine measures the machine it runs on.
+func ThisMachine() (Machine, error) {
 	var name unix.Utsname
 	if err := unix.Uname(&name); err != nil {
 		return Machine{}, err

@@ -1,0 +1,219 @@
+// Package plan is what is measured of servers that give each SSH connection a machine, and
+// the measuring itself.
+package plan
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+)
+
+// Plan says what to measure. In each round every contender has its turn once, in an order
+// that is drawn anew, so that what else goes on meets all of them alike.
+type Plan struct {
+	Contenders []Contender `json:"contenders"`
+	Warmup     int         `json:"warmup"`  // rounds that don't count
+	Rounds     int         `json:"rounds"`  // that do
+	Clients    int         `json:"clients"` // that connect at the same time, each Each times in its turn
+	Each       int         `json:"each"`
+	Command    string      `json:"command"` // what each connection runs
+	Timeout    Duration    `json:"timeout"` // of one connection
+	Pause      Duration    `json:"pause"`   // after each turn, so that what it leaves to do is not the next one's time
+}
+
+// Contender is one server.
+type Contender struct {
+	Name     string `json:"name"`
+	Addr     string `json:"addr"` // host:port
+	User     string `json:"user"`
+	Identity string `json:"identity"` // private key, as OpenSSH writes it
+	HostKey  string `json:"host_key"` // public key, as in authorized_keys
+
+	Used string `json:"used,omitempty"` // a folder that is empty when nothing is left of a connection
+}
+
+// Sample is one connection. Its times are since the dial.
+type Sample struct {
+	Contender string    `json:"contender"`
+	Round     int       `json:"round"` // from 0; the warm-up is not told
+	Client    int       `json:"client"`
+	Start     time.Time `json:"start"`
+
+	Connected Duration `json:"connected"` // TCP
+	Banner    Duration `json:"banner"`    // the server's first byte
+	Kex       Duration `json:"kex"`       // the server has shown its host key
+	Auth      Duration `json:"auth"`      // the user is logged in
+	Done      Duration `json:"done"`      // the command has ended
+	Freed     Duration `json:"freed"`     // since the close, with one client: Contender.Used is empty
+
+	Error string `json:"error,omitempty"` // then the times that are missing are zero
+}
+
+// Duration is a time.Duration that JSON has in nanoseconds.
+type Duration = time.Duration
+
+// Run carries out the plan, and hands each sample to emit. A connection that fails is a
+// sample, too. The error is that of emit, of ctx or of a plan that can't be carried out.
+func (p Plan) Run(ctx context.Context, emit func(Sample) error) error {
+	targets, err := p.targets()
+	if err != nil {
+		return err
+	}
+	for round := -p.Warmup; round < p.Rounds; round++ {
+		for _, i := range rand.Perm(len(targets)) {
+			samples, err := p.turn(ctx, targets[i], round)
+			if err != nil {
+				return err
+			}
+			select {
+			case <-time.After(p.Pause):
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
+			for _, s := range samples {
+				if round < 0 {
+					continue
+				}
+				if err := emit(s); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// turn is that of one contender: all clients at once.
+func (p Plan) turn(ctx context.Context, t target, round int) ([]Sample, error) {
+	samples := make([][]Sample, p.Clients)
+	var all sync.WaitGroup
+	for client := range samples {
+		all.Go(func() {
+			for range p.Each {
+				if ctx.Err() != nil {
+					return
+				}
+				s := t.connect(ctx, p.Command, p.Timeout)
+				if t.Used != "" && p.Clients == 1 && s.Error == "" {
+					s.Freed = t.freed(ctx, p.Timeout)
+				}
+				s.Round, s.Client = round, client
+				samples[client] = append(samples[client], s)
+			}
+		})
+	}
+	all.Wait()
+	var flat []Sample
+	for _, s := range samples {
+		flat = append(flat, s...)
+	}
+	return flat, context.Cause(ctx)
+}
+
+type target struct {
+	Contender
+	identity ssh.Signer
+	hostKey  ssh.PublicKey
+}
+
+func (p Plan) targets() ([]target, error) {
+	if p.Rounds < 1 || p.Clients < 1 || p.Each < 1 || len(p.Contenders) == 0 {
+		return nil, errors.New("nothing to measure: rounds, clients, each and contenders are at least 1")
+	}
+	var all []target
+	for _, c := range p.Contenders {
+		t := target{Contender: c}
+		var err error
+		if t.identity, err = ssh.ParsePrivateKey([]byte(c.Identity)); err != nil {
+			return nil, fmt.Errorf("identity of %s: %w", c.Name, err)
+		}
+		if t.hostKey, _, _, _, err = ssh.ParseAuthorizedKey([]byte(c.HostKey)); err != nil {
+			return nil, fmt.Errorf("host key of %s: %w", c.Name, err)
+		}
+		all = append(all, t)
+	}
+	return all, nil
+}
+
+// connect measures one connection.
+func (t target) connect(ctx context.Context, command string, timeout time.Duration) (s Sample) {
+	s = Sample{Contender: t.Name, Start: time.Now()}
+	since := func() Duration { return time.Since(s.Start) }
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	fail := func(err error) Sample {
+		s.Error = err.Error()
+		return s
+	}
+	raw, err := new(net.Dialer).DialContext(ctx, "tcp", t.Addr)
+	if err != nil {
+		return fail(err)
+	}
+	defer raw.Close()
+	defer context.AfterFunc(ctx, func() { raw.Close() })()
+	s.Connected = since()
+	first := &firstByte{Conn: raw}
+	conn, channels, requests, err := ssh.NewClientConn(first, t.Addr, &ssh.ClientConfig{
+		User: t.User,
+		Auth: []ssh.AuthMethod{ssh.PublicKeys(t.identity)},
+		// Else a server would show the first it has of another type.
+		HostKeyAlgorithms: []string{t.hostKey.Type()},
+		HostKeyCallback: func(host string, remote net.Addr, key ssh.PublicKey) error {
+			s.Kex = since()
+			return ssh.FixedHostKey(t.hostKey)(host, remote, key)
+		},
+	})
+	if !first.at.IsZero() {
+		s.Banner = first.at.Sub(s.Start)
+	}
+	if err != nil {
+		return fail(err)
+	}
+	client := ssh.NewClient(conn, channels, requests)
+	defer client.Close()
+	s.Auth = since()
+	session, err := client.NewSession()
+	if err != nil {
+		return fail(err)
+	}
+	if err := session.Run(command); err != nil {
+		return fail(fmt.Errorf("%s: %w", command, err))
+	}
+	s.Done = since()
+	return s
+}
+
+// freed waits until nothing is left of a connection that was just closed, and returns how long
+// that took, or zero if it takes longer than timeout. It looks five times in a millisecond: by
+// inotify it would hear of it no sooner, and the folder is in memory.
+func (t target) freed(ctx context.Context, timeout time.Duration) Duration {
+	start := time.Now()
+	for ctx.Err() == nil && time.Since(start) < timeout {
+		if left, err := os.ReadDir(t.Used); err != nil || len(left) == 0 {
+			return time.Since(start)
+		}
+		time.Sleep(200 * time.Microsecond)
+	}
+	return 0
+}
+
+// firstByte remembers when the server first said something.
+type firstByte struct {
+	net.Conn
+	at time.Time
+}
+
+func (c *firstByte) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if c.at.IsZero() && n > 0 {
+		c.at = time.Now()
+	}
+	return n, err
+}
