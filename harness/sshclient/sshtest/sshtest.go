@@ -53,6 +53,8 @@ type Options struct {
 	MaxConnections int // more of them are closed at once; 0: no limit
 	MaxSessions    int // per connection, more of them are rejected; 0: no limit
 	MaxAuthTries   int // as in ssh.ServerConfig
+
+	Identity ssh.Signer // of the builder; one of its own if nil
 }
 
 // Server is a running server.
@@ -72,7 +74,10 @@ type Server struct {
 // Start starts a server on a free port of the loopback interface. It ends with the test.
 func Start(t testing.TB, options Options) *Server {
 	t.Helper()
-	hostKey, identity := Key(t), Key(t)
+	hostKey, identity := Key(t), options.Identity
+	if identity == nil {
+		identity = Key(t)
+	}
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
