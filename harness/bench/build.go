@@ -104,7 +104,7 @@ func Build(ctx context.Context, rep *progress.Reporter, o Options) error {
 	if err := os.MkdirAll(o.Out, 0o755); err != nil {
 		return err
 	}
-	if err := result.write(filepath.Join(o.Out, "bench-build")); err != nil {
+	if err := Write(filepath.Join(o.Out, "bench-build"), result, result.page); err != nil {
 		return err
 	}
 	rep.Note("%s\n%s", result.Text(), filepath.Join(o.Out, "bench-build.html"))

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -158,18 +159,18 @@ func (r *Result) machine() string {
 		r.Machine.Cores, float64(r.Machine.Memory)/(1<<30), r.Machine.Kernel, load.Min, load.Max)
 }
 
-// write writes base.json and base.html.
-func (r *Result) write(base string) error {
-	text, err := json.MarshalIndent(r, "", "  ")
+// Write writes a result as base.json, and as a page base.html.
+func Write(base string, result any, page func(io.Writer) error) error {
+	text, err := json.MarshalIndent(result, "", " ")
 	if err != nil {
 		return err
 	}
 	if err := atomicfile.Write(base+".json", append(text, '\n'), 0o644); err != nil {
 		return err
 	}
-	var page bytes.Buffer
-	if err := r.page(&page); err != nil {
+	var html bytes.Buffer
+	if err := page(&html); err != nil {
 		return err
 	}
-	return atomicfile.Write(base+".html", page.Bytes(), 0o644)
+	return atomicfile.Write(base+".html", html.Bytes(), 0o644)
 }

@@ -145,7 +145,8 @@ func TestPlotsStayInsideAndAddUp(t *testing.T) {
 
 func TestWrite(t *testing.T) {
 	base := filepath.Join(t.TempDir(), "bench-build")
-	if err := rounds([2]float64{8, 10}).write(base); err != nil {
+	r := rounds([2]float64{8, 10})
+	if err := Write(base, r, r.page); err != nil {
 		t.Fatal(err)
 	}
 	for name, wants := range map[string][]string{

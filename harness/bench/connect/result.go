@@ -23,7 +23,6 @@ import (
 
 	"ephemeral-builder/harness/bench"
 	"ephemeral-builder/harness/bench/plan"
-	"ephemeral-builder/image/atomicfile"
 )
 
 // Result is one run of the benchmark. It is written as JSON.
@@ -271,17 +270,4 @@ func Read(path string) (*Result, error) {
 }
 
 // Write writes base.json and base.html.
-func (r *Result) Write(base string) error {
-	text, err := json.Marshal(r)
-	if err != nil {
-		return err
-	}
-	if err := atomicfile.Write(base+".json", append(text, '\n'), 0o644); err != nil {
-		return err
-	}
-	var page bytes.Buffer
-	if err := r.page(&page); err != nil {
-		return err
-	}
-	return atomicfile.Write(base+".html", page.Bytes(), 0o644)
-}
+func (r *Result) Write(base string) error { return bench.Write(base, r, r.page) }
