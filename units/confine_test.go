@@ -27,7 +27,9 @@ func confine(t *testing.T, filters []byte) (stdout, stderr string, err error) {
 		}
 	}
 	arch := map[string]string{"amd64": "x86-64", "arm64": "arm64"}[runtime.GOARCH]
-	cmd := exec.CommandContext(t.Context(), "setpriv", "--no-new-privs", "perl", "../scripts/confine", arch, entrypoint)
+	// In a user namespace that is bounded as that of a container.
+	const bounded = `echo 256 >/proc/sys/user/max_uts_namespaces; exec setpriv --no-new-privs perl ../scripts/confine "$@"`
+	cmd := exec.CommandContext(t.Context(), "unshare", "--user", "--map-root-user", "sh", "-euc", bounded, "confine", arch, "kept", entrypoint)
 	cmd.Env = append(os.Environ(), "CREDENTIALS_DIRECTORY="+dir)
 	var out, said bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &said

@@ -64,13 +64,16 @@ func unitNames(name string) map[string]string {
 	return map[string]string{
 		"slice":          sliceUnit(name),
 		"slots":          slotsUnit(name),
-		"filters":        name + "-filters.service",
+		"filters":        filtersUnit(name),
 		"upkeep.service": name + "-upkeep.service",
 		"upkeep.timer":   name + "-upkeep.timer",
 		"service":        name + "@.service",
 		"socket":         name + ".socket",
 	}
 }
+
+// filtersUnit is the name of the unit that filters of system calls are read from.
+func filtersUnit(name string) string { return name + "-filters.service" }
 
 // sliceUnit is the name of the unit that all of a builder's containers are in. A hyphen would
 // nest it in the slice of the builder that is called like what is before it: systemd.slice(5).
