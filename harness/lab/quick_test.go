@@ -27,9 +27,9 @@ func TestQemuArgs(t *testing.T) {
 		base, option string
 		want         string
 	}{
-		{KVM, "/c", "-machine", "q35,accel=kvm"},
+		{KVM, "/c", "-accel", "kvm"},
 		{KVM, "/c", "-cpu", "host"},
-		{TCG, "/c", "-machine", "q35,accel=tcg"},
+		{TCG, "/c", "-accel", "tcg,thread=single"},
 		{TCG, "/c", "-cpu", "max"},
 		{TCG, "/c", "-m", "1024"},
 		{TCG, "/c", "-smp", "3"},
@@ -145,7 +145,7 @@ func fakeQemu(t *testing.T, script string) (*Lab, Config, *os.File, *[]string) {
 	t.Helper()
 	dir := t.TempDir()
 	file := filepath.Join(dir, "qemu")
-	text := "#!/bin/sh\ncase \"$*\" in *accel=kvm*) accel=kvm ;; *) accel=tcg ;; esac\n" + script
+	text := "#!/bin/sh\ncase \"$*\" in *-accel\\ kvm*) accel=kvm ;; *) accel=tcg ;; esac\n" + script
 	if err := os.WriteFile(file, []byte(text), 0o755); err != nil {
 		t.Fatal(err)
 	}
