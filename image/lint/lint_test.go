@@ -248,6 +248,7 @@ func TestRules(t *testing.T) {
 		{set("usr/lib/ephemeral-builder/entrypoint", file), "/usr/lib/ephemeral-builder/entrypoint is missing or not executable"},
 		{remove("usr/lib/ephemeral-builder/sshd_config"), "/usr/lib/ephemeral-builder/sshd_config is missing"},
 		{remove("usr/sbin/sshd"), "/usr/sbin/sshd is missing"},
+		{remove("usr/bin/perl"), "/usr/bin/perl is missing"},
 		{remove("usr/bin/dash"), "/bin/sh is missing"},
 		{set("usr/bin/sh", entry{link: "sh"}), "/bin/sh is missing"},
 		{set("etc/os-release", entry{link: "/lib/../nowhere"}), "/etc/os-release is missing"},

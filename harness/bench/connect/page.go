@@ -194,10 +194,8 @@ func (r *Result) steps() (template.HTML, error) {
 
 // Percent is how much more or less a ratio is than one, in words.
 func (e Estimate) Percent() string {
-	switch {
-	case e.Median >= 1:
-		return fmt.Sprintf("%.0f %% longer than", 100*(e.Median-1))
-	default:
+	if e.Median < 1 {
 		return fmt.Sprintf("%.0f %% less than", 100*(1-e.Median))
 	}
+	return fmt.Sprintf("%.0f %% longer than", 100*(e.Median-1))
 }

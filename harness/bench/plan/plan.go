@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/fsnotify/fsnotify"
 	"golang.org/x/crypto/ssh"
 )
 
@@ -191,17 +192,35 @@ func (t target) connect(ctx context.Context, command string, timeout time.Durati
 }
 
 // freed waits until nothing is left of a connection that was just closed, and returns how long
-// that took, or zero if it takes longer than timeout. It looks five times in a millisecond: by
-// inotify it would hear of it no sooner, and the folder is in memory.
+// that took, or zero if it can't be told or takes longer than timeout.
 func (t target) freed(ctx context.Context, timeout time.Duration) Duration {
 	start := time.Now()
-	for ctx.Err() == nil && time.Since(start) < timeout {
-		if left, err := os.ReadDir(t.Used); err != nil || len(left) == 0 {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	watcher, err := fsnotify.NewWatcher()
+	if err != nil {
+		return 0
+	}
+	defer watcher.Close()
+	if err := watcher.Add(t.Used); err != nil {
+		return 0
+	}
+	for {
+		left, err := os.ReadDir(t.Used)
+		if err != nil {
+			return 0
+		}
+		if len(left) == 0 {
 			return time.Since(start)
 		}
-		time.Sleep(200 * time.Microsecond)
+		select {
+		case <-watcher.Events:
+		case <-watcher.Errors:
+			return 0
+		case <-ctx.Done():
+			return 0
+		}
 	}
-	return 0
 }
 
 // firstByte remembers when the server first said something.
