@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
@@ -133,6 +134,11 @@ func Install(ctx context.Context, rep *progress.Reporter, o Options) (Installed,
 	}
 	if o.Spec.Root == spec.RootSudo && manifest.Spec.Root != spec.RootSudo {
 		return Installed{}, fmt.Errorf("version %s of %s was built without sudo: build one with root = \"sudo\" in the spec", manifest.Version, manifest.Name)
+	}
+	if o.Spec.Start == spec.StartWarm {
+		if err := canWait(manifest); err != nil {
+			return Installed{}, err
+		}
 	}
 	in.Version = manifest.Version
 	keys, knownHosts, wrote, err := ensureKeys(o.Spec)
@@ -294,6 +300,18 @@ func (in *installation) tree(ctx context.Context, img *source.Source) (image.Man
 	return manifest, nil
 }
 
+// canWait fails for an installed image of before there was a warm start.
+func canWait(m image.Manifest) error {
+	text, err := os.ReadFile(filepath.Join(ContainerDir, m.Name+"_"+m.Version, image.LibDir, "entrypoint"))
+	if err != nil {
+		return err
+	}
+	if !bytes.Contains(text, []byte("LISTEN_FDS")) {
+		return fmt.Errorf("the containers of version %s of %s can't wait for a connection: build another version, or leave start = \"warm\" out of the spec", m.Version, m.Name)
+	}
+	return nil
+}
+
 // keepManifest copies a manifest to where the tree's is.
 func keepManifest(manifest, tree string) error {
 	text, err := os.ReadFile(manifest)
@@ -324,6 +342,24 @@ func (in *installation) activate(ctx context.Context, s spec.Spec, manifest imag
 			err = errors.Join(err, in.goBack(context.WithoutCancel(ctx), s.Name, wasActive, undo))
 		}
 	}()
+
+	// While systemd knows it: what waits holds the socket, on which others will listen.
+	if s.Start != spec.StartWarm {
+		if err := in.manager.stop(ctx, warmUnit(s.Name)); err != nil {
+			return err
+		}
+	}
+	for _, path := range unused(s.Name, units) {
+		restore, err := restorer(path)
+		if err != nil {
+			return err
+		}
+		if err := os.Remove(path); err != nil {
+			return err
+		}
+		undo = append(undo, restore)
+		in.changed("removed %s", path)
+	}
 
 	restart, unmanaged := stale, false
 	files := append([]File{}, units...)
@@ -389,6 +425,9 @@ func (in *installation) activate(ctx context.Context, s spec.Spec, manifest imag
 	case wasActive && restart:
 		in.changed("restarted %s", socket)
 		return in.manager.restart(ctx, socket)
+	case wasActive && len(undo) > 0 && s.Start == spec.StartWarm:
+		in.changed("restarted containers that waited")
+		return in.manager.restart(ctx, warmUnit(s.Name))
 	case !wasActive:
 		in.changed("started %s", socket)
 		return in.manager.start(ctx, socket)
@@ -396,11 +435,23 @@ func (in *installation) activate(ctx context.Context, s spec.Spec, manifest imag
 	return nil
 }
 
+// unused are the paths of a builder's units on this host that are not among units.
+func unused(name string, units []File) (paths []string) {
+	for _, unit := range slices.Sorted(maps.Values(unitNames(name))) {
+		path := filepath.Join(UnitDir, unit)
+		if _, err := os.Lstat(path); err == nil && !slices.ContainsFunc(units, func(f File) bool { return f.Name == unit }) {
+			paths = append(paths, path)
+		}
+	}
+	return paths
+}
+
 // goBack undoes what activate did, the last first, and brings the socket to the state it
 // was in.
 func (in *installation) goBack(ctx context.Context, name string, wasActive bool, undo []func() error) error {
-	var errs []error
 	socket := name + ".socket"
+	// While its unit is still there, as above.
+	errs := []error{in.manager.stop(ctx, warmUnit(name))}
 	if !wasActive {
 		// While its unit is still there: the start may have gone on after we stopped waiting.
 		errs = append(errs, in.manager.stop(ctx, socket))

@@ -65,7 +65,7 @@ func Uninstall(ctx context.Context, rep *progress.Reporter, s spec.Spec) (Uninst
 	if err != nil {
 		return out, err
 	}
-	for _, unit := range append(instances, sliceUnit(s.Name), filtersUnit(s.Name), slotsUnit(s.Name)) {
+	for _, unit := range append(instances, sliceUnit(s.Name), acceptedSocket(s.Name), filtersUnit(s.Name), slotsUnit(s.Name)) {
 		stage.Detail("%s", unit)
 		if err := manager.stop(ctx, unit); err != nil {
 			return out, err

@@ -59,18 +59,30 @@ type File struct {
 // isUnit tells a unit file from another.
 func (f File) isUnit() bool { return !filepath.IsAbs(f.Name) }
 
-// unitNames are the names of a builder's units, by their templates in files/.
+// unitNames are the names of all units that a builder can have, by their templates in files/.
 func unitNames(name string) map[string]string {
 	return map[string]string{
-		"slice":          sliceUnit(name),
-		"slots":          slotsUnit(name),
-		"filters":        filtersUnit(name),
-		"upkeep.service": name + "-upkeep.service",
-		"upkeep.timer":   name + "-upkeep.timer",
-		"service":        name + "@.service",
-		"socket":         name + ".socket",
+		"slice":            sliceUnit(name),
+		"slots":            slotsUnit(name),
+		"filters":          filtersUnit(name),
+		"upkeep.service":   name + "-upkeep.service",
+		"upkeep.timer":     name + "-upkeep.timer",
+		"service":          name + "@.service",
+		"socket":           name + ".socket",
+		"warm":             warmUnit(name),
+		"accepted.socket":  acceptedSocket(name),
+		"accepted.service": name + "-accepted.service",
 	}
 }
+
+// warmOnly are the templates of units that only a warm start needs.
+var warmOnly = []string{"warm", "accepted.socket", "accepted.service"}
+
+// warmUnit is the name of the unit that keeps containers waiting.
+func warmUnit(name string) string { return name + "-warm.service" }
+
+// acceptedSocket is the name of the unit that hears of their connections.
+func acceptedSocket(name string) string { return name + "-accepted.socket" }
 
 // filtersUnit is the name of the unit that filters of system calls are read from.
 func filtersUnit(name string) string { return name + "-filters.service" }
@@ -89,6 +101,7 @@ type values struct {
 
 	KeptFilters bool // of system calls, instead of those that nspawn makes for each container
 
+	Warm    bool   // containers wait for their connection
 	Sudo    bool   // the root can be written to
 	Scratch bool   // so the home is not nspawn's own tmpfs
 	Rules   string // arguments of script network
@@ -112,6 +125,7 @@ func Render(s spec.Spec, host Host, l spec.Limits, firstSlot int) ([]File, error
 		Lib: lib, Run: filepath.Join(RunDir, s.Name), ScratchFile: filepath.Join(ContainerDir, "."+s.Name+"_home"),
 		Entrypoint: filepath.Join(image.LibDir, "entrypoint"), Slice: sliceUnit(s.Name),
 		FirstSlot: firstSlot,
+		Warm:      s.Start == spec.StartWarm,
 		Sudo:      s.Root == spec.RootSudo,
 		Scratch:   s.Root == spec.RootSudo || s.Home == spec.HomeDisk,
 		// To load a filter takes CAP_SYS_ADMIN, unless there are no new privileges.
@@ -133,6 +147,9 @@ func Render(s spec.Spec, host Host, l spec.Limits, firstSlot int) ([]File, error
 	names := unitNames(s.Name)
 	names["rules"] = filepath.Join(lib, "rules")
 	names["unmanaged"] = unmanagedFile(s.Name)
+	if !v.Warm {
+		maps.DeleteFunc(names, func(file, _ string) bool { return slices.Contains(warmOnly, file) })
+	}
 	var rendered []File
 	for _, name := range slices.Sorted(maps.Keys(names)) {
 		var text bytes.Buffer
@@ -141,7 +158,11 @@ func Render(s spec.Spec, host Host, l spec.Limits, firstSlot int) ([]File, error
 		}
 		rendered = append(rendered, File{names[name], text.Bytes()})
 	}
-	for _, name := range []string{"enter", "started", "slot", "filters", "confine", "network", "scratch", "idmap"} {
+	programs := []string{"enter", "started", "slot", "filters", "confine", "network", "scratch", "idmap"}
+	if v.Warm {
+		programs = append(programs, "warm")
+	}
+	for _, name := range programs {
 		text, err := scripts.FS.ReadFile(name)
 		if err != nil {
 			return nil, err

@@ -50,6 +50,7 @@ func specs(t *testing.T) map[string]spec.Spec {
 		"tutorial": load(t, "../testdata/specs/tutorial.toml"),
 		"large":    load(t, "testdata/large.toml"),
 		"offline":  load(t, "testdata/offline.toml"),
+		"warm":     load(t, "testdata/warm.toml"),
 		"exposed":  load(t, "testdata/exposed.toml"),
 	}
 }

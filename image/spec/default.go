@@ -15,6 +15,7 @@ func Default() Spec {
 			"git", "composer", "rsync", "wget", "curl",
 		},
 		Concurrency: 4,
+		Start:       StartOnDemand,
 		Network:     NetworkPrivate,
 		Root:        RootReadOnly,
 		Home:        HomeMemory,

@@ -137,6 +137,7 @@ func settings(s *Spec) []setting {
 		{"hooks", &s.Hooks},
 		{"setuid", &s.Setuid},
 		{"concurrency", &s.Concurrency},
+		{"start", (*string)(&s.Start)},
 		{"network", (*string)(&s.Network)},
 		{"allow", &s.Allow},
 		{"resolver", &s.Resolver},

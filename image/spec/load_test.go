@@ -22,6 +22,7 @@ func TestDefault(t *testing.T) {
 		Packages: []string{"dbus", "systemd-container", "openssh-server", "build-essential",
 			"git", "composer", "rsync", "wget", "curl"},
 		Concurrency: 4,
+		Start:       StartOnDemand,
 		Network:     NetworkPrivate,
 		Root:        RootReadOnly,
 		Home:        HomeMemory,
@@ -98,6 +99,7 @@ func TestOneLiners(t *testing.T) {
 		`root = "sudo"`:          func(s *Spec) { s.Root, s.Packages = RootSudo, append(s.Packages, "sudo") },
 		"root = 'sudo'\npackages = ['sudo', 'openssh-server']": func(s *Spec) { s.Root, s.Packages = RootSudo, []string{"sudo", "openssh-server"} },
 		`home = "memory"`: func(s *Spec) {},
+		`start = "warm"`:  func(s *Spec) { s.Start = StartWarm },
 		`home = "disk"`:   func(s *Spec) { s.Home = HomeDisk },
 		"home = 'disk'\n[limits]\nhome_size = '16M'\nmemory_max = '32M'": func(s *Spec) { s.Home, s.Limits.HomeSize, s.Limits.MemoryMax = HomeDisk, 16<<20, 32<<20 },
 		"home = 'disk'\n[limits]\nhome_size = '8G'\nmemory_max = '1G'":   func(s *Spec) { s.Home, s.Limits.HomeSize, s.Limits.MemoryMax = HomeDisk, 8<<30, 1<<30 },
@@ -143,12 +145,12 @@ func TestProblems(t *testing.T) {
 		{"misspelt key outside its table", "memory_mx = 9000", `x.toml:1: unknown key "memory_mx": did you mean "limits.memory_max"?`},
 		{"key in another table", "[ssh]\ngid = 9000", `x.toml:2: unknown key "ssh.gid": did you mean "user.gid"?`},
 		{"top-level key in a table", "[limits]\ntasks_max = 64\nconcurrency = 2", `x.toml:3: unknown key "limits.concurrency": did you mean "concurrency"? it goes above the first [table]`},
-		{"unknown key", "zzz = 1", `x.toml:1: unknown key "zzz": use name, suite, mirror, arch, packages, sources, files, hooks, setuid, concurrency, network, allow, resolver, root, home`},
+		{"unknown key", "zzz = 1", `x.toml:1: unknown key "zzz": use name, suite, mirror, arch, packages, sources, files, hooks, setuid, concurrency, start, network, allow, resolver, root, home`},
 		{"unknown key in a table", "[user]\nshell = 1", `x.toml:2: unknown key "user.shell": use user.uid, user.gid`},
 		{"misspelt table", "[limit]\nmemory_max = '1G'\ntasks_max = 4", `x.toml:1: unknown table "limit": did you mean "limits"?`},
 		{"unknown table", "[container]\nmtu = 4", `x.toml:1: unknown table "container": use sources, user, ssh, limits`},
 		{"quoted key with a dot", `"user.uid" = 0`, `x.toml:1: unknown key "\"user.uid\"": did you mean "user.uid"?`},
-		{"empty key", `"" = 0`, `x.toml:1: unknown key "\"\"": use name, suite, mirror, arch, packages, sources, files, hooks, setuid, concurrency, network, allow, resolver, root, home`},
+		{"empty key", `"" = 0`, `x.toml:1: unknown key "\"\"": use name, suite, mirror, arch, packages, sources, files, hooks, setuid, concurrency, start, network, allow, resolver, root, home`},
 		{"misspelt key of a source", "[[sources]]\nsuite = 'sid'\n[[sources]]\nurl = 'x'\n\nky = 'y'", `x.toml:4: unknown key "sources[1].url": did you mean "sources[1].uri"?` + "\n" +
 			`x.toml:6: unknown key "sources[1].ky": did you mean "sources[1].key"?`},
 		{"misspelt key of an inline source", "sources = [\n{ suite = 'sid' },\n{ suit = 'x' } ]", `x.toml:3: unknown key "sources[1].suit": did you mean "sources[1].suite"?`},
@@ -371,11 +373,11 @@ func TestJSON(t *testing.T) {
 	s.Arch, s.Files, s.Hooks, s.Setuid = "arm64", "files", []string{"hooks/a"}, []string{"/usr/bin/sudo"}
 	s.Sources = []Source{{"http://h", "sid", []string{"main"}, "k.asc"}}
 	s.Network, s.Allow, s.Resolver = NetworkPrivate, []string{"10.0.0.5:22"}, netip.MustParseAddr("10.0.0.53")
-	s.Root, s.Home = RootSudo, HomeDisk
+	s.Start, s.Root, s.Home = StartWarm, RootSudo, HomeDisk
 	s.Limits = Limits{CPUQuota: 25, MemoryMax: 256 << 20, TasksMax: 64, StartTimeout: s.Limits.StartTimeout, Lifetime: s.Limits.Lifetime}
 	want := `{"name":"ephemeral-builder","suite":"stable","mirror":"","arch":"arm64","packages":["openssh-server"],` +
 		`"sources":[{"uri":"http://h","suite":"sid","components":["main"],"key":"k.asc"}],` +
-		`"files":"files","hooks":["hooks/a"],"setuid":["/usr/bin/sudo"],"concurrency":4,` +
+		`"files":"files","hooks":["hooks/a"],"setuid":["/usr/bin/sudo"],"concurrency":4,"start":"warm",` +
 		`"network":"private","allow":["10.0.0.5:22"],"resolver":"10.0.0.53","root":"sudo","home":"disk",` +
 		`"user":{"uid":9000,"gid":9000},"ssh":{"listen":"127.0.0.1:24"},` +
 		`"limits":{"cpu_quota":"25%","memory_high":"","memory_max":"256M","tasks_max":64,"home_size":"","tmp_size":"","start_timeout":"30s","lifetime":"2h"}}`
@@ -403,6 +405,7 @@ func TestTOML(t *testing.T) {
 	roundTrip(t, Default())
 	s := Default()
 	s.Allow, s.Resolver = []string{"gitlab.example.com:443", "[fd00::/8]:53/udp"}, netip.MustParseAddr("fd00::53")
+	s.Start = StartWarm
 	s.Root, s.Packages, s.Home = RootSudo, []string{"openssh-server", "sudo"}, HomeDisk
 	roundTrip(t, s)
 }

@@ -54,6 +54,9 @@ type Spec struct {
 	// Concurrency is how many containers may run at once, 1 to 1000.
 	Concurrency int `toml:"concurrency" json:"concurrency"`
 
+	// Start is when a container starts.
+	Start Start `toml:"start" json:"start"`
+
 	// Network is what a job can reach.
 	Network Network `toml:"network" json:"network"`
 
@@ -103,6 +106,18 @@ func (o *origin) place(problems []problem) []problem {
 	}
 	return problems
 }
+
+// Start is one of the constants below.
+type Start string
+
+const (
+	// StartOnDemand starts a container for each connection. One beyond Concurrency is refused.
+	StartOnDemand Start = "on-demand"
+
+	// StartWarm keeps Concurrency containers, of which each waits for one connection. Those
+	// beyond that wait for a container.
+	StartWarm Start = "warm"
+)
 
 // Network is one of the constants below.
 type Network string

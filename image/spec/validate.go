@@ -114,6 +114,10 @@ func (s Spec) problems() []problem {
 		report("concurrency", "concurrency is %d: use 1 to 1000", s.Concurrency)
 	}
 
+	if s.Start != StartOnDemand && s.Start != StartWarm {
+		report("start", "start %q: use on-demand or warm", s.Start)
+	}
+
 	const noEffect = `%s is of no effect with network = %q: leave it out, or use network = "private"`
 	switch s.Network {
 	case NetworkPrivate:

@@ -13,6 +13,7 @@ network "": use private, host or none
 packages is empty: every container runs sshd: add openssh-server
 root "": use read-only or sudo
 ssh.listen "invalid AddrPort": not an IP address with a port from 1 to 65535: use 127.0.0.1:24 or [::1]:24
+start "": use on-demand or warm
 suite "": use a Debian suite or codename, such as stable or bookworm
 user.gid is 0: use 1000 to 59999, the range Debian keeps for ordinary users
 user.uid is 0: use 1000 to 59999, the range Debian keeps for ordinary users`

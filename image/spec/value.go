@@ -95,6 +95,9 @@ func (d Duration) String() string {
 	return text
 }
 
+// Seconds is the number of them.
+func (d Duration) Seconds() int { return int(time.Duration(d) / time.Second) }
+
 // MarshalText is [Duration.String].
 func (d Duration) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
 
