@@ -12,8 +12,18 @@ import (
 	"testing"
 )
 
-// confine runs script confine with filters and an entrypoint that says what mkdir(2) says.
+// confine runs script confine with filters, at a gate that opens, and an entrypoint that says
+// what mkdir(2) says.
 func confine(t *testing.T, filters []byte) (stdout, stderr string, err error) {
+	t.Helper()
+	return confineAt(t, filters, func(keeper *os.File) {
+		if _, err := keeper.Read(make([]byte, 1)); err == nil { // else it fails before
+			_, _ = keeper.Write([]byte("\n"))
+		}
+	})
+}
+
+func confineAt(t *testing.T, filters []byte, keep func(keeper *os.File)) (stdout, stderr string, err error) {
 	t.Helper()
 	dir := t.TempDir()
 	entrypoint := filepath.Join(dir, "entrypoint")
@@ -27,13 +37,23 @@ func confine(t *testing.T, filters []byte) (stdout, stderr string, err error) {
 		}
 	}
 	arch := map[string]string{"amd64": "x86-64", "arm64": "arm64"}[runtime.GOARCH]
-	// In a user namespace that is bounded as that of a container.
-	const bounded = `echo 256 >/proc/sys/user/max_uts_namespaces; exec setpriv --no-new-privs perl ../scripts/confine "$@"`
-	cmd := exec.CommandContext(t.Context(), "unshare", "--user", "--map-root-user", "sh", "-euc", bounded, "confine", arch, "kept", entrypoint)
-	cmd.Env = append(os.Environ(), "CREDENTIALS_DIRECTORY="+dir)
+	ends, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	gate, keeper := os.NewFile(uintptr(ends[0]), "gate"), os.NewFile(uintptr(ends[1]), "keeper")
+	cmd := exec.CommandContext(t.Context(), "setpriv", "--no-new-privs", "perl", "../scripts/confine", arch, "kept", entrypoint)
+	cmd.Env = append(os.Environ(), "CREDENTIALS_DIRECTORY="+dir, "LISTEN_FDS=1")
+	cmd.ExtraFiles = []*os.File{gate}
 	var out, said bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &said
-	err = cmd.Run()
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	gate.Close()
+	keep(keeper)
+	keeper.Close()
+	err = cmd.Wait()
 	return out.String(), said.String(), err
 }
 
@@ -67,6 +87,20 @@ func TestConfine(t *testing.T) {
 		out, said, err := confine(t, filters)
 		if err != nil || out != "Seccomp:\t2\nrefused\n" {
 			t.Errorf("with a filter against mkdir, %s: %v, %q, %s", name, err, out, said)
+		}
+	}
+}
+
+// Nothing runs in a container that does not get its bounds.
+func TestConfineWaits(t *testing.T) {
+	good := filter([4]uint32{ret, 0, 0, allow})
+	for name, keep := range map[string]func(*os.File){
+		"nobody there":   func(*os.File) {},
+		"somebody fails": func(keeper *os.File) { _, _ = keeper.Read(make([]byte, 1)) },
+	} {
+		out, said, err := confineAt(t, good, keep)
+		if want := "confine: nobody has bounded this container"; err == nil || out != "" || !strings.Contains(said, want) {
+			t.Errorf("%s: %v, printed %q and %q, want an error with %q", name, err, out, said, want)
 		}
 	}
 }
