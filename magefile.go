@@ -234,22 +234,62 @@ func (Bench) Build(ctx context.Context,
 	})
 }
 
-// Connections compares logins with docker, podman and a bare sshd: test-results/bench.html. Also: bench.
+// All measures connections, where their time goes, many containers, and a job: test-results/bench.html. Also: bench.
+func (Bench) All(ctx context.Context,
+	kind *string, // kind of lab: vm or container (default: container)
+	suite *string, // Debian suite of the lab host: trixie or bookworm (default: trixie)
+	rounds *int, // with one client; more clients have a fourth (default: 60)
+	compare *string, // bench.json of an older run: show what has changed
+) error {
+	return measure(ctx, kind, suite, rounds, compare, harness.BenchParts...)
+}
+
+// Connections compares logins with docker, podman and a bare sshd.
 func (Bench) Connections(ctx context.Context,
 	kind *string, // kind of lab: vm or container (default: container)
 	suite *string, // Debian suite of the lab host: trixie or bookworm (default: trixie)
 	rounds *int, // with one client; more clients have a fourth (default: 60)
 	compare *string, // bench.json of an older run: show what has changed
 ) error {
+	return measure(ctx, kind, suite, rounds, compare, "connections")
+}
+
+// Trace shows where the milliseconds of one connection go, by the kernel's tracepoints.
+func (Bench) Trace(ctx context.Context,
+	kind *string, // kind of lab: vm or container (default: container)
+	suite *string, // Debian suite of the lab host: trixie or bookworm (default: trixie)
+	rounds *int, // connections (default: 60)
+) error {
+	return measure(ctx, kind, suite, rounds, nil, "trace")
+}
+
+// Growth shows what 1, 2, 4, up to 256 containers cost.
+func (Bench) Growth(ctx context.Context,
+	kind *string, // kind of lab: vm or container (default: container)
+	suite *string, // Debian suite of the lab host: trixie or bookworm (default: trixie)
+) error {
+	return measure(ctx, kind, suite, nil, nil, "growth")
+}
+
+// Job times a clone and a build in a container, in docker's and podman's, and without one.
+func (Bench) Job(ctx context.Context,
+	kind *string, // kind of lab: vm or container (default: container)
+	suite *string, // Debian suite of the lab host: trixie or bookworm (default: trixie)
+) error {
+	return measure(ctx, kind, suite, nil, nil, "job")
+}
+
+// measure is what the benchmarks of connections have in common.
+func measure(ctx context.Context, kind, suite *string, rounds *int, compare *string, parts ...string) error {
 	return report(ctx, func(ctx context.Context, rep *progress.Reporter) error {
-		return harness.BenchConnections(ctx, rep, harness.ConnectionsOptions{
-			Kind: value(kind, "container"), Suite: value(suite, "trixie"), Rounds: value(rounds, 60), Compare: value(compare, ""),
+		return harness.Bench(ctx, rep, harness.BenchOptions{
+			Kind: value(kind, "container"), Suite: value(suite, "trixie"), Rounds: value(rounds, 60), Compare: value(compare, ""), Parts: parts,
 		})
 	})
 }
 
 // Aliases are other names of targets.
-var Aliases = map[string]any{"bench": Bench.Connections, "cache": Cache.Show}
+var Aliases = map[string]any{"bench": Bench.All, "cache": Cache.Show}
 
 // report runs work with a progress reporter on standard error. Being told to end is the
 // same as Ctrl-C, which mage itself handles.

@@ -31,26 +31,46 @@ func (r *Result) page(w io.Writer) error {
 	}
 	data := struct {
 		*Result
-		Ours                             Row
-		Rows                             [][]Row
-		Distribution, Concurrency, Steps template.HTML
-	}{Result: r}
+		Ours, Warm                                              Row
+		Rows                                                    [][]Row
+		Distribution, Concurrency, Steps, Traced, Starts, Costs template.HTML
+		Stages                                                  map[string][]Stage
+		Grown                                                   []Grown
+		JobRows                                                 []JobRow
+	}{Result: r, Stages: map[string][]Stage{}, Grown: r.grown(), JobRows: r.jobRows()}
 	for _, s := range r.Series {
 		data.Rows = append(data.Rows, r.rows(s))
 	}
-	for _, row := range data.Rows[0] {
-		if row.Name == Ours {
-			data.Ours = row
+	plots := map[*template.HTML]func() (template.HTML, error){}
+	if len(r.Series) > 0 {
+		for _, row := range data.Rows[0] {
+			switch row.Name {
+			case Ours:
+				data.Ours = row
+			case Warm:
+				data.Warm = row
+			}
+		}
+		plots[&data.Distribution], plots[&data.Concurrency], plots[&data.Steps] = r.distribution, r.concurrency, r.steps
+	}
+	if len(r.Traces) > 0 {
+		plots[&data.Traced] = r.timeline
+		for _, name := range r.traced() {
+			data.Stages[name] = r.stages(name, onTheWay)
 		}
 	}
-	if data.Distribution, err = r.distribution(); err != nil {
-		return err
+	if len(data.Grown) > 0 {
+		plots[&data.Starts] = func() (template.HTML, error) {
+			return growthPlot("start, milliseconds", data.Grown, func(g Grown) float64 { return g.Start.Median })
+		}
+		plots[&data.Costs] = func() (template.HTML, error) {
+			return growthPlot("memory of the machine for each, MiB", data.Grown, func(g Grown) float64 { return g.Each })
+		}
 	}
-	if data.Concurrency, err = r.concurrency(); err != nil {
-		return err
-	}
-	if data.Steps, err = r.steps(); err != nil {
-		return err
+	for dst, draw := range plots {
+		if *dst, err = draw(); err != nil {
+			return err
+		}
 	}
 	return parsed.Execute(w, data)
 }
@@ -190,6 +210,48 @@ func (r *Result) steps() (template.HTML, error) {
 	p.NominalY(names...)
 	p.X.Min = 0
 	return svg(p, vg.Length(float64(len(names))*1.1+2.6)*vg.Centimeter)
+}
+
+// timeline shows the stages of a typical connection, one below the other, for each contender
+// that was traced.
+func (r *Result) timeline() (template.HTML, error) {
+	p := newPlot("milliseconds since the dial, medians", "")
+	var names []string
+	contenders := r.traced()
+	_, colours := r.taking()
+	for _, contender := range slices.Backward(contenders) {
+		for _, stage := range slices.Backward(r.stages(contender, onTheWay)) {
+			y := float64(len(names))
+			line, err := plotter.NewLine(plotter.XYs{{X: stage.Begins.Median, Y: y}, {X: stage.Begins.Median + stage.Time.Median, Y: y}})
+			if err != nil {
+				return "", err
+			}
+			line.Color, line.Width = colours[contender], vg.Points(8)
+			p.Add(line)
+			names = append(names, stage.Name)
+		}
+		names = append(names, contender+":")
+	}
+	p.NominalY(names...)
+	p.X.Min = 0
+	return svg(p, vg.Length(float64(len(names))*0.5+1.6)*vg.Centimeter)
+}
+
+// growthPlot shows a cost by the number of containers.
+func growthPlot(label string, rows []Grown, of func(Grown) float64) (template.HTML, error) {
+	p := newPlot("idle containers", label)
+	var points plotter.XYs
+	for _, g := range rows {
+		points = append(points, plotter.XY{X: float64(g.Containers), Y: of(g)})
+	}
+	line, dots, err := plotter.NewLinePoints(points)
+	if err != nil {
+		return "", err
+	}
+	line.Color, line.Width, dots.Color, dots.Shape = palette[0], vg.Points(2), palette[0], draw.CircleGlyph{}
+	p.Add(line, dots)
+	p.X.Min, p.Y.Min = 0, 0
+	return svg(p, 6*vg.Centimeter)
 }
 
 // Percent is how much more or less a ratio is than one, in words.

@@ -35,6 +35,9 @@ type Result struct {
 	Commit     string        `json:"commit,omitempty"`
 	Contenders []Contender   `json:"contenders"`
 	Series     []Series      `json:"series"` // by number of clients
+	Traces     []Trace       `json:"traces,omitempty"`
+	Growth     []plan.Level  `json:"growth,omitempty"` // from no container on
+	Jobs       []Job         `json:"jobs,omitempty"`
 }
 
 // Contender is who takes part.
@@ -50,22 +53,28 @@ type Series struct {
 	Samples []plan.Sample `json:"samples"`
 }
 
-// Floor and Ours are the names of two contenders.
+// The names of contenders that others are compared with, or that stand for us.
 const (
 	Floor  = "floor"
 	Ours   = "ephemeral-builder"
+	Warm   = "warm"
 	Chroot = "chroot"
 )
 
 // confidence of all intervals, and of the differences that are told.
 const confidence = 0.95
 
-// Estimate is a median, with the interval that holds the true one.
+// Estimate is a median, with the interval that holds the true one, or with the least and the
+// most of fewer than six.
 type Estimate struct{ Median, Low, High float64 }
 
 func estimate(values []float64) Estimate {
 	if len(values) == 0 {
 		return Estimate{}
+	}
+	if len(values) < 6 {
+		// Too few for an interval at that confidence: all of them.
+		return Estimate{median(values), slices.Min(values), slices.Max(values)}
 	}
 	s := benchmath.AssumeNothing.Summary(sample(values), confidence)
 	return Estimate{s.Center, s.Lo, s.Hi}
@@ -246,6 +255,9 @@ func (r *Result) Text() string {
 			}
 		}
 	}
+	b.WriteString(r.traceText())
+	b.WriteString(r.growthText())
+	b.WriteString(r.jobsText())
 	for _, c := range r.Contenders {
 		if c.Skipped != "" {
 			fmt.Fprintf(&b, "%s: skipped: %s\n", c.Name, c.Skipped)

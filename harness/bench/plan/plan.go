@@ -14,6 +14,8 @@ import (
 
 	"github.com/fsnotify/fsnotify"
 	"golang.org/x/crypto/ssh"
+
+	"ephemeral-builder/harness/bench/trace"
 )
 
 // Plan says what to measure. In each round every contender has its turn once, in an order
@@ -26,6 +28,7 @@ type Plan struct {
 	Each       int         `json:"each"`
 	Command    string      `json:"command"` // what each connection runs
 	Timeout    Duration    `json:"timeout"` // of one connection
+	Trace      bool        `json:"trace"`   // record which programs start meanwhile; for one client
 	Pause      Duration    `json:"pause"`   // after each turn, so that what it leaves to do is not the next one's time
 }
 
@@ -55,6 +58,10 @@ type Sample struct {
 	Freed     Duration `json:"freed"`     // since the close, with one client: Contender.Used is empty
 
 	Error string `json:"error,omitempty"` // then the times that are missing are zero
+
+	Output string        `json:"output,omitempty"` // of the command
+	Dialed Duration      `json:"dialed,omitzero"`  // with Plan.Trace: on the clock of Events
+	Events []trace.Event `json:"events,omitempty"` // until the end of the command
 }
 
 // Duration is a time.Duration that JSON has in nanoseconds.
@@ -62,14 +69,21 @@ type Duration = time.Duration
 
 // Run carries out the plan, and hands each sample to emit. A connection that fails is a
 // sample, too. The error is that of emit, of ctx or of a plan that can't be carried out.
-func (p Plan) Run(ctx context.Context, emit func(Sample) error) error {
+func (p Plan) Run(ctx context.Context, emit func(Sample) error) (err error) {
 	targets, err := p.targets()
 	if err != nil {
 		return err
 	}
+	var tracer *trace.Tracer
+	if p.Trace {
+		if tracer, err = trace.Start(); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, tracer.Close()) }()
+	}
 	for round := -p.Warmup; round < p.Rounds; round++ {
 		for _, i := range rand.Perm(len(targets)) {
-			samples, err := p.turn(ctx, targets[i], round)
+			samples, err := p.turn(ctx, tracer, targets[i], round)
 			if err != nil {
 				return err
 			}
@@ -92,7 +106,7 @@ func (p Plan) Run(ctx context.Context, emit func(Sample) error) error {
 }
 
 // turn is that of one contender: all clients at once.
-func (p Plan) turn(ctx context.Context, t target, round int) ([]Sample, error) {
+func (p Plan) turn(ctx context.Context, tracer *trace.Tracer, t target, round int) ([]Sample, error) {
 	samples := make([][]Sample, p.Clients)
 	var all sync.WaitGroup
 	for client := range samples {
@@ -101,7 +115,7 @@ func (p Plan) turn(ctx context.Context, t target, round int) ([]Sample, error) {
 				if ctx.Err() != nil {
 					return
 				}
-				s := t.connect(ctx, p.Command, p.Timeout)
+				s := t.connect(ctx, tracer, p.Command, p.Timeout)
 				if t.Used != "" && p.Clients == 1 && s.Error == "" {
 					s.Freed = t.freed(ctx, p.Timeout)
 				}
@@ -128,6 +142,9 @@ func (p Plan) targets() ([]target, error) {
 	if p.Rounds < 1 || p.Clients < 1 || p.Each < 1 || len(p.Contenders) == 0 {
 		return nil, errors.New("nothing to measure: rounds, clients, each and contenders are at least 1")
 	}
+	if p.Trace && p.Clients > 1 {
+		return nil, fmt.Errorf("with %d clients nobody could tell whose programs they are: trace one", p.Clients)
+	}
 	var all []target
 	for _, c := range p.Contenders {
 		t := target{Contender: c}
@@ -143,8 +160,22 @@ func (p Plan) targets() ([]target, error) {
 	return all, nil
 }
 
+// config is that of a client, which calls kex when the server has shown its key.
+func (t target) config(kex func()) *ssh.ClientConfig {
+	return &ssh.ClientConfig{
+		User: t.User,
+		Auth: []ssh.AuthMethod{ssh.PublicKeys(t.identity)},
+		// Else a server would show the first it has of another type.
+		HostKeyAlgorithms: []string{t.hostKey.Type()},
+		HostKeyCallback: func(host string, remote net.Addr, key ssh.PublicKey) error {
+			kex()
+			return ssh.FixedHostKey(t.hostKey)(host, remote, key)
+		},
+	}
+}
+
 // connect measures one connection.
-func (t target) connect(ctx context.Context, command string, timeout time.Duration) (s Sample) {
+func (t target) connect(ctx context.Context, tracer *trace.Tracer, command string, timeout time.Duration) (s Sample) {
 	s = Sample{Contender: t.Name, Start: time.Now()}
 	since := func() Duration { return time.Since(s.Start) }
 	ctx, cancel := context.WithTimeout(ctx, timeout)
@@ -152,6 +183,16 @@ func (t target) connect(ctx context.Context, command string, timeout time.Durati
 	fail := func(err error) Sample {
 		s.Error = err.Error()
 		return s
+	}
+	if tracer != nil {
+		if err := tracer.Reset(); err != nil {
+			return fail(err)
+		}
+		var err error
+		if s.Dialed, err = trace.Now(); err != nil {
+			return fail(err)
+		}
+		s.Start = time.Now()
 	}
 	raw, err := new(net.Dialer).DialContext(ctx, "tcp", t.Addr)
 	if err != nil {
@@ -161,16 +202,7 @@ func (t target) connect(ctx context.Context, command string, timeout time.Durati
 	defer context.AfterFunc(ctx, func() { raw.Close() })()
 	s.Connected = since()
 	first := &firstByte{Conn: raw}
-	conn, channels, requests, err := ssh.NewClientConn(first, t.Addr, &ssh.ClientConfig{
-		User: t.User,
-		Auth: []ssh.AuthMethod{ssh.PublicKeys(t.identity)},
-		// Else a server would show the first it has of another type.
-		HostKeyAlgorithms: []string{t.hostKey.Type()},
-		HostKeyCallback: func(host string, remote net.Addr, key ssh.PublicKey) error {
-			s.Kex = since()
-			return ssh.FixedHostKey(t.hostKey)(host, remote, key)
-		},
-	})
+	conn, channels, requests, err := ssh.NewClientConn(first, t.Addr, t.config(func() { s.Kex = since() }))
 	if !first.at.IsZero() {
 		s.Banner = first.at.Sub(s.Start)
 	}
@@ -184,10 +216,17 @@ func (t target) connect(ctx context.Context, command string, timeout time.Durati
 	if err != nil {
 		return fail(err)
 	}
-	if err := session.Run(command); err != nil {
+	output, err := session.Output(command)
+	if err != nil {
 		return fail(fmt.Errorf("%s: %w", command, err))
 	}
 	s.Done = since()
+	s.Output = string(output)
+	if tracer != nil {
+		if s.Events, err = tracer.Events(); err != nil {
+			return fail(err)
+		}
+	}
 	return s
 }
 

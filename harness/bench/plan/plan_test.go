@@ -54,7 +54,11 @@ func run(t *testing.T, p plan.Plan) []plan.Sample {
 func TestRun(t *testing.T) {
 	p := servers(t, sshtest.Options{}, sshtest.Options{})
 	samples := run(t, p)
-	counts := map[plan.Sample]int{}
+	type turn struct {
+		contender     string
+		round, client int
+	}
+	counts := map[turn]int{}
 	for _, s := range samples {
 		if s.Error != "" {
 			t.Fatalf("%s: %s", s.Contender, s.Error)
@@ -62,7 +66,7 @@ func TestRun(t *testing.T) {
 		if !(0 < s.Connected && s.Connected <= s.Banner && s.Banner <= s.Kex && s.Kex <= s.Auth && s.Auth <= s.Done) {
 			t.Errorf("not one after the other: %+v", s)
 		}
-		counts[plan.Sample{Contender: s.Contender, Round: s.Round, Client: s.Client}]++
+		counts[turn{s.Contender, s.Round, s.Client}]++
 	}
 	// Two contenders, three rounds without the warm-up, two clients, two connections of each.
 	if len(counts) != 2*3*2 {
@@ -132,5 +136,27 @@ func TestRunRefuses(t *testing.T) {
 	cancel()
 	if err := good.Run(ctx, func(plan.Sample) error { return nil }); !errors.Is(err, context.Canceled) {
 		t.Errorf("after the end of its context: %v", err)
+	}
+}
+
+func TestGrowth(t *testing.T) {
+	c := servers(t, sshtest.Options{}).Contenders[0]
+	c.Used = t.TempDir()
+	var levels []plan.Level
+	g := plan.Growth{Contender: c, Levels: []int{1, 3}, Timeout: 10 * time.Second}
+	if err := g.Run(t.Context(), func(l plan.Level) error { levels = append(levels, l); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if len(levels) != 3 || levels[0].Connections != 0 || levels[1].Connections != 1 || levels[2].Connections != 3 {
+		t.Fatalf("got %+v, want 0, 1 and 3 connections", levels)
+	}
+	for i, starts := range []int{0, 1, 2} {
+		l := levels[i]
+		if len(l.Starts) != starts || l.Memory <= 0 || l.Mounts <= 0 || starts > 0 && l.Took <= 0 {
+			t.Errorf("level %d: got %+v, want %d starts", i, l, starts)
+		}
+	}
+	if levels[1].Freed != 0 || levels[2].Freed <= 0 {
+		t.Errorf("freed after %v and %v, want it of the last", levels[1].Freed, levels[2].Freed)
 	}
 }
