@@ -23,12 +23,10 @@ type Job struct {
 func NewJobs(samples []plan.Sample) (jobs []Job, err error) {
 	for _, s := range samples {
 		j := Job{Contender: s.Contender, Round: s.Round, All: s.Done, Error: s.Error}
-		if j.Error != "" {
-			jobs = append(jobs, j)
-			continue
-		}
-		if _, err := fmt.Sscan(s.Output, (*int64)(&j.Clone), (*int64)(&j.Build)); err != nil {
-			return nil, fmt.Errorf("the job on %s printed %q: %w", s.Contender, s.Output, err)
+		if j.Error == "" {
+			if _, err := fmt.Sscan(s.Output, (*int64)(&j.Clone), (*int64)(&j.Build)); err != nil {
+				return nil, fmt.Errorf("the job on %s printed %q: %w", s.Contender, s.Output, err)
+			}
 		}
 		jobs = append(jobs, j)
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"strings"
 	"time"
@@ -90,40 +89,21 @@ func (g Growth) Run(ctx context.Context, emit func(Level) error) error {
 	return nil
 }
 
-// hold is connect, but for the close.
+// hold is open, with an idle job afterwards.
 func (t target) hold(ctx context.Context, timeout time.Duration) (client *ssh.Client, took Duration, err error) {
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	began := time.Now()
-	raw, err := new(net.Dialer).DialContext(ctx, "tcp", t.Addr)
-	if err != nil {
-		return nil, 0, err
+	s, client := t.open(ctx, nil, "true", timeout)
+	if client == nil {
+		return nil, 0, errors.New(s.Error)
 	}
-	stop := context.AfterFunc(ctx, func() { raw.Close() })
-	defer stop()
-	defer func() {
-		if err != nil {
-			raw.Close()
-		}
-	}()
-	conn, channels, requests, err := ssh.NewClientConn(raw, t.Addr, t.config(func() {}))
-	if err != nil {
-		return nil, 0, err
-	}
-	client = ssh.NewClient(conn, channels, requests)
-	session, err := client.NewSession()
-	if err != nil {
-		return nil, 0, err
-	}
-	if err := session.Run("true"); err != nil {
-		return nil, 0, err
-	}
-	took = time.Since(began)
 	idle, err := client.NewSession()
+	if err == nil {
+		err = idle.Start("exec sleep infinity")
+	}
 	if err != nil {
+		_ = client.Close()
 		return nil, 0, err
 	}
-	return client, took, idle.Start("exec sleep infinity")
+	return client, s.Done, nil
 }
 
 // settled is measure once the machine's memory does not change any more: what was there before

@@ -175,30 +175,42 @@ func (t target) config(kex func()) *ssh.ClientConfig {
 }
 
 // connect measures one connection.
-func (t target) connect(ctx context.Context, tracer *trace.Tracer, command string, timeout time.Duration) (s Sample) {
+func (t target) connect(ctx context.Context, tracer *trace.Tracer, command string, timeout time.Duration) Sample {
+	s, client := t.open(ctx, tracer, command, timeout)
+	if client != nil {
+		_ = client.Close()
+	}
+	return s
+}
+
+// open is connect without the close: there is a client if the sample has no error.
+func (t target) open(ctx context.Context, tracer *trace.Tracer, command string, timeout time.Duration) (s Sample, client *ssh.Client) {
 	s = Sample{Contender: t.Name, Start: time.Now()}
 	since := func() Duration { return time.Since(s.Start) }
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	fail := func(err error) Sample {
+	var raw net.Conn
+	var err error
+	fail := func(err error) (Sample, *ssh.Client) {
 		s.Error = err.Error()
-		return s
+		if raw != nil {
+			_ = raw.Close()
+		}
+		return s, nil
 	}
 	if tracer != nil {
 		if err := tracer.Reset(); err != nil {
 			return fail(err)
 		}
-		var err error
 		if s.Dialed, err = trace.Now(); err != nil {
 			return fail(err)
 		}
 		s.Start = time.Now()
 	}
-	raw, err := new(net.Dialer).DialContext(ctx, "tcp", t.Addr)
+	raw, err = new(net.Dialer).DialContext(ctx, "tcp", t.Addr)
 	if err != nil {
 		return fail(err)
 	}
-	defer raw.Close()
 	defer context.AfterFunc(ctx, func() { raw.Close() })()
 	s.Connected = since()
 	first := &firstByte{Conn: raw}
@@ -209,8 +221,7 @@ func (t target) connect(ctx context.Context, tracer *trace.Tracer, command strin
 	if err != nil {
 		return fail(err)
 	}
-	client := ssh.NewClient(conn, channels, requests)
-	defer client.Close()
+	client = ssh.NewClient(conn, channels, requests)
 	s.Auth = since()
 	session, err := client.NewSession()
 	if err != nil {
@@ -227,7 +238,7 @@ func (t target) connect(ctx context.Context, tracer *trace.Tracer, command strin
 			return fail(err)
 		}
 	}
-	return s
+	return s, client
 }
 
 // freed waits until nothing is left of a connection that was just closed, and returns how long

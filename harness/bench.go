@@ -148,7 +148,7 @@ func (b *race) prepare(ctx context.Context, rep *progress.Reporter) error {
 	for _, s := range []spec.Spec{b.builders[connect.Ours], b.builders[connect.Warm]} {
 		stage.Detail("%s", s.Name)
 		// All with the same keys: sshd answers a client's question for a key after a time that
-		// depends on them, from 5 to 9 ms.
+		// depends on them: see user_specific_delay in its auth2.c.
 		keys := fmt.Sprintf("[ %[2]s = %[3]s ] || { mkdir -p %[1]s/%[2]s && cp -a %[1]s/%[3]s/. %[1]s/%[2]s/; }", units.ConfigDir, s.Name, name)
 		if _, err := b.output(ctx, keys); err != nil {
 			return err
