@@ -158,7 +158,7 @@ func Render(s spec.Spec, host Host, l spec.Limits, firstSlot int) ([]File, error
 		}
 		rendered = append(rendered, File{names[name], text.Bytes()})
 	}
-	programs := []string{"enter", "started", "slot", "filters", "confine", "network", "scratch", "idmap"}
+	programs := []string{"enter", "started", "slot", "forget", "filters", "confine", "network", "scratch", "idmap"}
 	if v.Warm {
 		programs = append(programs, "warm")
 	}

@@ -156,6 +156,22 @@ func (s Series) rateRatios(contender, to string) []float64 {
 	})
 }
 
+// processor is what a connection takes of the machine's cores in milliseconds, and the share of
+// them that was busy. It is a mean: a turn of one connection is only some ticks long.
+func (s Series) processor(contender string) (each, share float64) {
+	var busy, idle time.Duration
+	count := 0
+	for _, x := range s.Samples {
+		if x.Contender == contender {
+			busy, idle, count = busy+x.Busy, idle+x.Idle, count+1
+		}
+	}
+	if busy+idle == 0 {
+		return 0, 0
+	}
+	return milliseconds(busy) / float64(count), 100 * float64(busy) / float64(busy+idle)
+}
+
 func (s Series) perRound(of func([]plan.Sample) (float64, bool)) []float64 {
 	rounds := map[int][]plan.Sample{}
 	var numbers []int
@@ -201,6 +217,8 @@ type Row struct {
 	ToFloor       Estimate
 	Rate          Estimate // connections in a second
 	ToChroot      Estimate // of rates
+	CPU           float64  // milliseconds of a core for each connection, whoever spent them
+	Busy          float64  // share of all cores' time, in per cent
 }
 
 // rows are those of a series.
@@ -215,6 +233,7 @@ func (r *Result) rows(s Series) []Row {
 		row.Freed = estimate(slices.DeleteFunc(s.times(c.Name, func(s plan.Sample) time.Duration { return s.Freed }), func(ms float64) bool { return ms == 0 }))
 		row.ToFloor = estimate(s.ratios(c.Name, Floor))
 		row.Rate, row.ToChroot = estimate(s.rates(c.Name)), estimate(s.rateRatios(c.Name, Chroot))
+		row.CPU, row.Busy = s.processor(c.Name)
 		rows = append(rows, row)
 	}
 	return rows
@@ -237,13 +256,14 @@ func (r *Result) Text() string {
 		}
 		fmt.Fprintf(&b, "\n%s, milliseconds from the dial to the end of true, with 95 %% intervals\n", clients)
 		w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', tabwriter.AlignRight)
-		fmt.Fprintf(w, "\tp50\t\tp99\tto the floor\t\tper second\tto chroot\t\t\n")
+		fmt.Fprintf(w, "\tp50\t\tp99\tto the floor\t\tper second\tto chroot\t\tCPU\tbusy\t\n")
 		for _, row := range r.rows(s) {
 			if row.Skipped != "" {
 				continue
 			}
-			fmt.Fprintf(w, "%s\t%.1f\t%.1f-%.1f\t%.1f\t%.2f\t%.2f-%.2f\t%.1f\t%.2f\t%.2f-%.2f\t\n", row.Name, row.Time.Median, row.Time.Low, row.Time.High,
-				row.P99, row.ToFloor.Median, row.ToFloor.Low, row.ToFloor.High, row.Rate.Median, row.ToChroot.Median, row.ToChroot.Low, row.ToChroot.High)
+			fmt.Fprintf(w, "%s\t%.1f\t%.1f-%.1f\t%.1f\t%.2f\t%.2f-%.2f\t%.1f\t%.2f\t%.2f-%.2f\t%.1f\t%.0f %%\t\n", row.Name, row.Time.Median, row.Time.Low, row.Time.High,
+				row.P99, row.ToFloor.Median, row.ToFloor.Low, row.ToFloor.High, row.Rate.Median, row.ToChroot.Median, row.ToChroot.Low, row.ToChroot.High,
+				row.CPU, row.Busy)
 		}
 		w.Flush()
 		for _, row := range r.rows(s) {

@@ -82,6 +82,20 @@ func TestRates(t *testing.T) {
 	near(t, "two in 200 ms", s.rates(Ours)[0], 10)
 }
 
+func TestProcessor(t *testing.T) {
+	s := Series{Samples: []plan.Sample{
+		{Contender: Ours, Busy: 60 * time.Millisecond, Idle: 20 * time.Millisecond},
+		{Contender: Ours, Busy: 30 * time.Millisecond, Idle: 10 * time.Millisecond},
+		{Contender: Floor, Busy: time.Second},
+	}}
+	each, share := s.processor(Ours)
+	near(t, "milliseconds each", each, 45)
+	near(t, "share of the cores", share, 75)
+	if each, share := s.processor("docker"); each != 0 || share != 0 {
+		t.Errorf("%v ms and %v %% for nothing measured", each, share)
+	}
+}
+
 func TestQuantile(t *testing.T) {
 	values := []float64{4, 1, 3, 2}
 	near(t, "the median of four", median(values), 2.5)

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -56,6 +57,10 @@ type Sample struct {
 	Auth      Duration `json:"auth"`      // the user is logged in
 	Done      Duration `json:"done"`      // the command has ended
 	Freed     Duration `json:"freed"`     // since the close, with one client: Contender.Used is empty
+
+	// The connection's share of what all cores did in the turn, and did not do.
+	Busy Duration `json:"busy,omitzero"`
+	Idle Duration `json:"idle,omitzero"`
 
 	Error string `json:"error,omitempty"` // then the times that are missing are zero
 
@@ -108,6 +113,10 @@ func (p Plan) Run(ctx context.Context, emit func(Sample) error) (err error) {
 // turn is that of one contender: all clients at once.
 func (p Plan) turn(ctx context.Context, tracer *trace.Tracer, t target, round int) ([]Sample, error) {
 	samples := make([][]Sample, p.Clients)
+	busy, idle, err := processor()
+	if err != nil {
+		return nil, err
+	}
 	var all sync.WaitGroup
 	for client := range samples {
 		all.Go(func() {
@@ -125,9 +134,13 @@ func (p Plan) turn(ctx context.Context, tracer *trace.Tracer, t target, round in
 		})
 	}
 	all.Wait()
-	var flat []Sample
-	for _, s := range samples {
-		flat = append(flat, s...)
+	busyNow, idleNow, err := processor()
+	if err != nil {
+		return nil, err
+	}
+	flat := slices.Concat(samples...)
+	for i := range flat {
+		flat[i].Busy, flat[i].Idle = (busyNow-busy)/Duration(len(flat)), (idleNow-idle)/Duration(len(flat))
 	}
 	return flat, context.Cause(ctx)
 }

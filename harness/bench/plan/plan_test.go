@@ -59,7 +59,9 @@ func TestRun(t *testing.T) {
 		round, client int
 	}
 	counts := map[turn]int{}
+	var spent plan.Duration
 	for _, s := range samples {
+		spent += s.Busy + s.Idle
 		if s.Error != "" {
 			t.Fatalf("%s: %s", s.Contender, s.Error)
 		}
@@ -67,6 +69,9 @@ func TestRun(t *testing.T) {
 			t.Errorf("not one after the other: %+v", s)
 		}
 		counts[turn{s.Contender, s.Round, s.Client}]++
+	}
+	if spent == 0 {
+		t.Error("no time was spent, at work or idle")
 	}
 	// Two contenders, three rounds without the warm-up, two clients, two connections of each.
 	if len(counts) != 2*3*2 {
