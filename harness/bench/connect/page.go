@@ -234,6 +234,7 @@ func (r *Result) timeline() (template.HTML, error) {
 	}
 	p.NominalY(names...)
 	p.X.Min = 0
+	p.Y.Max = float64(len(names)) - 0.5 // the first contender's name has no line
 	return svg(p, vg.Length(float64(len(names))*0.5+1.6)*vg.Centimeter)
 }
 
