@@ -146,6 +146,28 @@ func Uninstall(ctx context.Context,
 	})
 }
 
+// Tells the GitLab Runner of this host about the builder, in its config.toml.
+func Runner(ctx context.Context,
+	spec *string, // spec file (default: ephemeral-builder.toml if there is one)
+	url *string, // where GitLab is (default: what the runner has)
+	token *string, // file with the runner's token, glrt-... (default: CI_SERVER_TOKEN, or what the runner has)
+	name *string, // of the runner (default: the spec's)
+	limit *int, // jobs at once (default: the spec's concurrency)
+	config *string, // the runner's configuration (default: /etc/gitlab-runner/config.toml)
+	restart *bool, // the runner's service; it reads a changed file by itself within seconds
+) error {
+	s, err := load(spec)
+	if err != nil {
+		return err
+	}
+	text, err := units.ConfigureRunner(ctx, units.RunnerOptions{
+		Spec: s, Config: value(config, units.RunnerConfig), Name: value(name, ""), Limit: value(limit, 0),
+		URL: value(url, ""), Token: value(token, ""), Restart: value(restart, false),
+	})
+	fmt.Print(text)
+	return err
+}
+
 // Checks form: gofmt, vet with and without -tags mage, staticcheck, shellcheck, perl.
 func Check(ctx context.Context) error {
 	return report(ctx, func(ctx context.Context, rep *progress.Reporter) error { return harness.Check(ctx, rep) })

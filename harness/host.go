@@ -46,7 +46,7 @@ func startHost(ctx context.Context, rep *progress.Reporter, cfg lab.Config, edit
 	}
 	h, err := openHost(ctx, l)
 	if err == nil {
-		_, err = h.output(ctx, "ln -sf /run/lab/share/ephemeral-builder /run/lab/share/stand-ins /usr/local/bin/ && ln -sfn /run/lab/share/dist dist && ln -sf /run/lab/share/specs/* .")
+		_, err = h.output(ctx, "ln -sf /run/lab/share/ephemeral-builder /run/lab/share/stand-ins /run/lab/share/gitlab /usr/local/bin/ && ln -sfn /run/lab/share/dist dist && ln -sf /run/lab/share/specs/* .")
 	}
 	if err != nil {
 		_ = l.Close(context.WithoutCancel(ctx))

@@ -10,6 +10,7 @@ import (
 	"hash"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 
@@ -35,6 +36,8 @@ func hostPackages(arch image.Arch, suite string) []string {
 		"gpg", "gpg-agent", "xz-utils", "busybox", "docker.io", "podman", "crun", "netavark", "docker-registry",
 		// What hostile-*.txtar aims at, and what may be on a host besides.
 		"socat", "dnsmasq-base", "firewalld",
+		// What gitlab-*.txtar clone from.
+		"git",
 	}
 	if suite != "bookworm" { // which has docker's client in docker.io, and no Incus
 		packages = append(packages, "docker-cli", "incus-client", "incus-extra", "openssl")
@@ -81,7 +84,16 @@ func gather(ctx context.Context, rep *progress.Reporter, suite string, editions 
 	if m.share["ephemeral-builder"], err = binary(ctx, rep); err != nil {
 		return m, err
 	}
+	for name, pkg := range map[string]string{"labgitlab": "./harness/gitlab/labgitlab", "gitlab-runner": "./harness/gitlab/helper"} {
+		if m.share[name], err = program(ctx, name, pkg); err != nil {
+			return m, err
+		}
+	}
+	if path := realRunner(); path != "" {
+		m.share["gitlab-runner"] = path
+	}
 	m.share["multiplex"] = filepath.Join("scripts", "multiplex")
+	m.share["gitlab"] = filepath.Join("scripts", "lab-gitlab")
 	m.share["stand-ins"] = filepath.Join("scripts", "lab-stand-ins")
 	return m, errors.Join(m.shareFolder(filepath.Join("testdata", "specs")), m.shareFolder(filepath.Join("testdata", "tutorial")), m.shareFolder(filepath.Join("testdata", "contenders")))
 }
@@ -194,6 +206,32 @@ func binary(ctx context.Context, rep *progress.Reporter) (string, error) {
 			return err
 		}
 		stage.Done("%s", path)
+		return os.Rename(partial, path)
+	})
+}
+
+// realRunner is the path of this machine's gitlab-runner, or empty.
+func realRunner() string {
+	path, err := exec.LookPath("gitlab-runner")
+	if err != nil {
+		return ""
+	}
+	return path
+}
+
+// program compiles a program that takes part in the lab.
+func program(ctx context.Context, name, pkg string) (string, error) {
+	sources, err := digestTrees("go.sum", "harness/gitlab", "image/command")
+	if err != nil {
+		return "", err
+	}
+	dir := filepath.Join(cache.Dir(), "bin", name+"-"+sources)
+	path := filepath.Join(dir, name)
+	return path, once(ctx, dir, path, func() error {
+		partial := path + ".partial"
+		if err := command.Run(ctx, command.Cmd{Args: []string{"go", "build", "-trimpath", "-o", partial, pkg}, Env: []string{"CGO_ENABLED=0"}}); err != nil {
+			return err
+		}
 		return os.Rename(partial, path)
 	})
 }

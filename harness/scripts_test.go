@@ -108,6 +108,7 @@ func TestScripts(t *testing.T) {
 			"suite:" + *labSuite: true,
 			"cgroup":             limits,
 			"units:tutorial":     o.Units == "tutorial",
+			"gitlab-runner":      realRunner() != "",
 		},
 		Vars:      map[string]string{"ESC": "\x1b", "BEL": "\a"},
 		Restart:   h.restart,
@@ -260,6 +261,7 @@ func (w *watch) begin(ctx context.Context) error {
 		return err
 	}
 	command := `systemctl reset-failed; [ ! -e /sys/class/net/lab-out ] || stand-ins down
+[ ! -e /var/lib/container/lab-gitlab ] || gitlab down
 [ ! -e /run/systemd/system/ephemeral-builder@.service.d ] || { rm -r /run/systemd/system/ephemeral-builder@.service.d; systemctl daemon-reload; }
 ephemeral-builder install -spec=lab.toml >/dev/null 2>&1 && rm -rf /var/lib/container/ephemeral-builder_0.sudo* && journalctl -q -n 0 --show-cursor`
 	if w.o.Units != "" {

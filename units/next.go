@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"os"
+	"regexp"
 	"strings"
 	"text/template"
 
@@ -19,35 +20,18 @@ known_hosts (in {{.Keys.KnownHosts}}):
 
   {{.KnownHost}}
 
-GitLab Runner, in /etc/gitlab-runner/config.toml:
+GitLab Runner, on this host:
+
+  go tool mage runner -url=https://gitlab.example.com/ -token=FILE
+
+which writes this to /etc/gitlab-runner/config.toml:
 
   concurrent = {{.Concurrency}}
 
-  [[runners]]
-    name = "{{.Name}}"
-    url = "https://gitlab.example.com/"
-    token = "glrt-..."
-    executor = "ssh"
-    limit = {{.Concurrency}}
-    builds_dir = "/home/builder/builds"
-    cache_dir = "/home/builder/cache"
-    [runners.ssh]
-      user = "builder"
-      host = "{{.Host}}"
-      port = "{{.Port}}"
-      identity_file = "{{.Keys.Runner}}"
-      known_hosts_file = "{{.Keys.KnownHosts}}"
-      disable_strict_host_key_checking = false
-
+{{.Section}}
 or let the runner write it, with "concurrent" still to set:
 
-  gitlab-runner register --non-interactive \
-    --name {{.Name}} --url https://gitlab.example.com/ --token glrt-... \
-    --executor ssh --limit {{.Concurrency}} \
-    --ssh-host {{.Host}} --ssh-port {{.Port}} --ssh-user builder \
-    --ssh-identity-file {{.Keys.Runner}} \
-    --ssh-known-hosts-file {{.Keys.KnownHosts}} \
-    --builds-dir /home/builder/builds --cache-dir /home/builder/cache
+  {{.Register}}
 `))
 
 // Next says what to do after an install: how to connect, and how to tell GitLab Runner.
@@ -56,14 +40,24 @@ func Next(s spec.Spec, keys Keys) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	section := runnerSection(s, keys)
+	section.URL, section.Token = "https://gitlab.example.com/", "glrt-..."
 	var text strings.Builder
 	err = next.Execute(&text, struct {
 		spec.Spec
 		Keys       Keys
 		Host, Port string
 		KnownHost  string
-	}{s, keys, s.SSH.Listen.Addr().String(), fmt.Sprint(s.SSH.Listen.Port()), strings.TrimSpace(string(line))})
+		Section    string
+		Register   string
+	}{s, keys, s.SSH.Listen.Addr().String(), fmt.Sprint(s.SSH.Listen.Port()), strings.TrimSpace(string(line)),
+		indent(section.String()), section.Register(section.Token, false)})
 	return text.String(), err
+}
+
+// indent moves lines to the right.
+func indent(text string) string {
+	return regexp.MustCompile(`(?m)^(.)`).ReplaceAllString(text, "  $1")
 }
 
 // Text says what was done and what comes next.

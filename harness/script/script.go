@@ -37,6 +37,14 @@
 //	neighbour WHEN
 //	    Connect, run a small job as a well-behaved neighbour would, and close. WHEN is for the
 //	    record of how long that takes: "before", "meanwhile".
+//	[!] job [-system] [-key wrong] FILE
+//	    Carry out the job that FILE describes, see [gitlab.Recipe], as GitLab Runner does: one
+//	    connection, a session for each stage. The log is what it prints. With ! the job must fail,
+//	    and with -system too, by no fault of its script.
+//	submit ID FILE
+//	cancel [-graceful] ID
+//	[!] await [-system] ID
+//	    Begin a job, have it cancelled, and wait for its end.
 //	restart
 //	    End the lab host as a power cut does, and wait until it is up again.
 //	eventually DURATION [!] VERB ARGUMENT...
@@ -94,6 +102,7 @@ type script struct {
 	ctx      context.Context // ends with the script, or shortly before the test binary's time is up
 	conns    map[string]*sshclient.Conn
 	sessions map[string]*session
+	jobs     map[string]*job
 	files    []io.Closer // open until the script's end
 }
 
@@ -115,6 +124,7 @@ func Setup(env *Env) func(*testscript.Env) error {
 			ctx:      ctx,
 			conns:    make(map[string]*sshclient.Conn),
 			sessions: make(map[string]*session),
+			jobs:     make(map[string]*job),
 		}
 		e.Values[key{}] = s
 		e.Defer(func() {
@@ -134,6 +144,9 @@ func (s *script) close() {
 	}
 	for _, session := range s.sessions {
 		<-session.Done()
+	}
+	for _, job := range s.jobs {
+		<-job.done
 	}
 	for _, file := range s.files {
 		file.Close()

@@ -37,6 +37,10 @@ func verbs() map[string]verb {
 		"neighbour":  {run: (*script).neighbour, usage: "WHEN", repeat: true, limit: deadline},
 		"restart":    {run: (*script).restart, usage: ""},
 		"burst":      {run: (*script).burst, usage: "COUNT", output: true, limit: deadline},
+		"job":        {run: (*script).job, usage: "[-system] [-key wrong] FILE", neg: true, output: true, limit: 2 * deadline},
+		"submit":     {run: (*script).submit, usage: "ID FILE", limit: deadline},
+		"await":      {run: (*script).await, usage: "[-system] ID", neg: true, output: true, limit: 2 * deadline},
+		"cancel":     {run: (*script).cancel, usage: "[-graceful] ID", limit: deadline},
 		"eventually": {run: (*script).eventually, usage: "DURATION [!] VERB ARGUMENT..."},
 	}
 }
