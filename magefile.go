@@ -23,6 +23,8 @@ import (
 	"ephemeral-builder/image/reproduce"
 	specfile "ephemeral-builder/image/spec"
 	"ephemeral-builder/units"
+	"ephemeral-builder/units/logs"
+	"ephemeral-builder/units/status"
 )
 
 // Builds images from specs: dist/NAME_VERSION_ARCH.tar.zst, what describes it, and SHA256SUMS.
@@ -166,6 +168,48 @@ func Runner(ctx context.Context,
 	})
 	fmt.Print(text)
 	return err
+}
+
+// Shows the builders of this host, and what runs.
+func Status(ctx context.Context,
+	name *string, // of the builder (default: all)
+	watch *bool, // again every two seconds, in place
+	json *bool, // for programs
+) error {
+	if value(watch, false) {
+		return status.Watch(ctx, os.Stdout, value(name, ""))
+	}
+	builders, err := status.Read(ctx, value(name, ""))
+	if err != nil {
+		return err
+	}
+	return status.Print(os.Stdout, builders, value(json, false))
+}
+
+// Shows the log of one container, and follows it to its end.
+func Logs(ctx context.Context,
+	name *string, // of the builder (default: ephemeral-builder)
+	job *string, // its slot, the port of its client, its machine or its unit (default: the last that was served)
+) error {
+	return logs.Show(ctx, os.Stdout, value(name, specfile.Default().Name), value(job, ""))
+}
+
+// Opens a shell in a container that runs.
+func Shell(ctx context.Context,
+	spec *string, // spec file (default: ephemeral-builder.toml if there is one)
+	job *string, // slot, client's port, machine or unit of the container (default: the only one)
+	root *bool, // as its root, and not as the builder
+	command *string, // what to run (default: a login shell)
+) error {
+	s, err := load(spec)
+	if err != nil {
+		return err
+	}
+	c, err := status.Find(ctx, s.Name, value(job, ""))
+	if err != nil {
+		return err
+	}
+	return status.Shell(c, value(root, false), s.User.UID, s.User.GID, value(command, ""))
 }
 
 // Checks form: gofmt, vet with and without -tags mage, staticcheck, shellcheck, perl.
