@@ -114,18 +114,40 @@ func Install(ctx context.Context,
 	from *string, // folder with the image, or URL of a published one (default: dist)
 	version *string, // version of the image (default: the newest)
 	keyring *string, // the publisher's OpenPGP key (default: /etc/systemd/import-pubring.gpg)
+	autoUpdate *bool, // look for later images every hour, where this one came from (default: as before)
+	drain *bool, // wait until no container has an older image
 ) error {
 	s, err := load(spec)
 	if err != nil {
 		return err
 	}
 	return report(ctx, func(ctx context.Context, rep *progress.Reporter) error {
-		installed, err := units.Install(ctx, rep, units.Options{Spec: s, From: value(from, "dist"), Version: value(version, ""), Keyring: value(keyring, "")})
+		installed, err := units.Install(ctx, rep, units.Options{
+			Spec: s, From: value(from, "dist"), Version: value(version, ""), Keyring: value(keyring, ""), AutoUpdate: autoUpdate, Drain: value(drain, false),
+		})
 		if err != nil {
 			return err
 		}
 		text, err := installed.Text(s)
 		rep.Note("%s", text)
+		return err
+	})
+}
+
+// Goes back to the image before: the next connection gets it.
+func Rollback(ctx context.Context,
+	spec *string, // spec file (default: ephemeral-builder.toml if there is one)
+	drain *bool, // wait until no container has another image
+) error {
+	s, err := load(spec)
+	if err != nil {
+		return err
+	}
+	return report(ctx, func(ctx context.Context, rep *progress.Reporter) error {
+		from, to, err := units.Rollback(ctx, rep, s, value(drain, false))
+		if to != "" {
+			rep.Note("new connections get version %s, and not %s", to, from)
+		}
 		return err
 	})
 }

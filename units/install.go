@@ -50,6 +50,9 @@ type Options struct {
 	From    string // folder with the image and its SHA256SUMS, or http(s) URL of a release directory
 	Keyring string // file with the publisher's key; see [source.Options]
 	Version string // of the image; the newest if empty
+
+	AutoUpdate *bool // look for new images every hour; as before if nil
+	Drain      bool  // return when no container has an older image
 }
 
 // Installed is the outcome of [Install].
@@ -66,7 +69,17 @@ type Installed struct {
 // Install puts an image and its units on this host and starts the socket. All that can
 // be checked is checked first; after that a failure brings back the units and the image
 // that served before. Running containers keep the tree they started on.
+//
+// With o.Drain it goes on until no container has another image; ending that undoes nothing.
 func Install(ctx context.Context, rep *progress.Reporter, o Options) (Installed, error) {
+	done, err := install(ctx, rep, o)
+	if err == nil && o.Drain {
+		err = waitForOthers(ctx, rep, o.Spec.Name, done.Version)
+	}
+	return done, err
+}
+
+func install(ctx context.Context, rep *progress.Reporter, o Options) (Installed, error) {
 	if os.Geteuid() != 0 {
 		return Installed{}, errors.New("installing needs root: run it with sudo")
 	}
@@ -119,7 +132,17 @@ func Install(ctx context.Context, rep *progress.Reporter, o Options) (Installed,
 	if err != nil {
 		return Installed{}, err
 	}
-	files, err := Render(o.Spec, host, limits, firstSlot)
+	autoUpdate := o.AutoUpdate != nil && *o.AutoUpdate
+	if o.AutoUpdate == nil {
+		_, err := os.Stat(filepath.Join(UnitDir, updateTimer(o.Spec.Name)))
+		autoUpdate = err == nil
+	}
+	if autoUpdate {
+		if err := canUpdate(o.Spec, from.URL); err != nil {
+			return Installed{}, err
+		}
+	}
+	files, err := Render(o.Spec, host, limits, firstSlot, autoUpdate)
 	if err != nil {
 		return Installed{}, err
 	}
@@ -132,13 +155,8 @@ func Install(ctx context.Context, rep *progress.Reporter, o Options) (Installed,
 	if err != nil {
 		return Installed{}, err
 	}
-	if o.Spec.Root == spec.RootSudo && manifest.Spec.Root != spec.RootSudo {
-		return Installed{}, fmt.Errorf("version %s of %s was built without sudo: build one with root = \"sudo\" in the spec", manifest.Version, manifest.Name)
-	}
-	if o.Spec.Start == spec.StartWarm {
-		if err := canWait(manifest); err != nil {
-			return Installed{}, err
-		}
+	if err := fits(o.Spec, manifest); err != nil {
+		return Installed{}, err
 	}
 	in.Version = manifest.Version
 	keys, knownHosts, wrote, err := ensureKeys(o.Spec)
@@ -150,6 +168,9 @@ func Install(ctx context.Context, rep *progress.Reporter, o Options) (Installed,
 		in.changed("wrote %s", path)
 	}
 	transfers, upgrade := follow(from.URL, manifest)
+	if autoUpdate && from.URL != nil && len(transfers) == 0 {
+		return Installed{}, fmt.Errorf("updates can't come by themselves: %s", upgrade)
+	}
 	in.Upgrade = upgrade
 	if err := in.activate(ctx, o.Spec, manifest, append(files, transfers...), knownHosts); err != nil {
 		return Installed{}, err
@@ -350,6 +371,11 @@ func (in *installation) activate(ctx context.Context, s spec.Spec, manifest imag
 		}
 	}
 	for _, path := range unused(s.Name, units) {
+		if filepath.Base(path) == updateTimer(s.Name) {
+			if err := in.manager.disable(ctx, updateTimer(s.Name)); err != nil {
+				return err
+			}
+		}
 		restore, err := restorer(path)
 		if err != nil {
 			return err
@@ -408,6 +434,13 @@ func (in *installation) activate(ctx context.Context, s spec.Spec, manifest imag
 		}
 		in.changed("enabled %s", socket)
 	}
+	// Before the reload, after which systemd would take this for a change that it has not read.
+	updates := slices.ContainsFunc(units, func(f File) bool { return f.Name == updateTimer(s.Name) })
+	if updates {
+		if _, _, err := in.manager.conn.EnableUnitFilesContext(ctx, []string{updateTimer(s.Name)}, false, false); err != nil {
+			return fmt.Errorf("systemd does not enable %s: %w", updateTimer(s.Name), err)
+		}
+	}
 	if unmanaged {
 		if err := in.manager.reloadNetworkd(ctx); err != nil {
 			return err
@@ -418,6 +451,11 @@ func (in *installation) activate(ctx context.Context, s spec.Spec, manifest imag
 			return fmt.Errorf("systemd does not reload its units: %w", err)
 		}
 		if err := in.manager.reloadActive(ctx, slotsUnit(s.Name)); err != nil {
+			return err
+		}
+	}
+	if updates {
+		if err := in.manager.start(ctx, updateTimer(s.Name)); err != nil {
 			return err
 		}
 	}

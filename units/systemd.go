@@ -83,6 +83,16 @@ func (m systemd) reloadNetworkd(ctx context.Context) error {
 	return command.Run(ctx, command.Cmd{Args: []string{"networkctl", "reload"}})
 }
 
+// disable stops a unit, which then does not start with the host either. One that is not there is no
+// error.
+func (m systemd) disable(ctx context.Context, unit string) error {
+	var refused godbus.Error
+	if _, err := m.conn.DisableUnitFilesContext(ctx, []string{unit}, false); err != nil && !(errors.As(err, &refused) && refused.Name == "org.freedesktop.systemd1.NoSuchUnit") {
+		return fmt.Errorf("systemd does not disable %s: %w", unit, err)
+	}
+	return m.stop(ctx, unit)
+}
+
 // stop ends a unit; one that is gone already is no error.
 func (m systemd) stop(ctx context.Context, unit string) error {
 	return m.job(ctx, "stop", unit, m.conn.StopUnitContext)

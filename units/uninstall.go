@@ -60,6 +60,9 @@ func Uninstall(ctx context.Context, rep *progress.Reporter, s spec.Spec) (Uninst
 			return out, fmt.Errorf("systemd does not disable %s: %w", socket, err)
 		}
 	}
+	if err := manager.disable(ctx, updateTimer(s.Name)); err != nil {
+		return out, err
+	}
 	// The slice takes all containers with it; the instances alone would leave it behind.
 	instances, err := manager.instances(ctx, s.Name+"@*.service")
 	if err != nil {
@@ -81,7 +84,7 @@ func Uninstall(ctx context.Context, rep *progress.Reporter, s spec.Spec) (Uninst
 	}
 	// A NAME has no underscore, so that these are all of this builder and nothing else.
 	for _, pattern := range []string{
-		filepath.Join(ContainerDir, s.Name), filepath.Join(ContainerDir, s.Name+"_*"), filepath.Join(ContainerDir, "."+s.Name+"_*.partial"), // trees, and homes on the disk
+		filepath.Join(ContainerDir, s.Name), filepath.Join(ContainerDir, s.Name+"_*"), filepath.Join(ContainerDir, "."+s.Name+"_*.partial"), filepath.Join(ContainerDir, "."+s.Name+"_*.removed"), // trees, and homes on the disk
 		filepath.Join(ContainerDir, ".#sysupdate"+s.Name+"_*"), // of a sysupdate that was killed
 		filepath.Join(sysupdate.Dir(s.Name), s.Name+"*.transfer"),
 	} {

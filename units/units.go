@@ -72,11 +72,19 @@ func unitNames(name string) map[string]string {
 		"warm":             warmUnit(name),
 		"accepted.socket":  acceptedSocket(name),
 		"accepted.service": name + "-accepted.service",
+		"update.service":   name + "-update.service",
+		"update.timer":     updateTimer(name),
 	}
 }
 
 // warmOnly are the templates of units that only a warm start needs.
 var warmOnly = []string{"warm", "accepted.socket", "accepted.service"}
+
+// updateOnly are those of units that only an install with AutoUpdate has.
+var updateOnly = []string{"update.service", "update.timer"}
+
+// updateTimer is the name of the unit that looks for new images.
+func updateTimer(name string) string { return name + "-update.timer" }
 
 // warmUnit is the name of the unit that keeps containers waiting.
 func warmUnit(name string) string { return name + "-warm.service" }
@@ -112,12 +120,14 @@ type values struct {
 
 	PoolMemoryMax spec.Size
 	PoolTasksMax  int
+
+	Sysupdate string // the program, if it is to look for new images
 }
 
 // Render makes what is installed on a host for a spec but image and keys, with limits that
 // [Host.Limits] has completed and the first of its slots: the units, and the scripts and
 // rules that they name.
-func Render(s spec.Spec, host Host, l spec.Limits, firstSlot int) ([]File, error) {
+func Render(s spec.Spec, host Host, l spec.Limits, firstSlot int, autoUpdate bool) ([]File, error) {
 	lib := filepath.Join(LibDir, s.Name)
 	v := values{
 		Spec: s, Limits: l,
@@ -150,6 +160,9 @@ func Render(s spec.Spec, host Host, l spec.Limits, firstSlot int) ([]File, error
 	if !v.Warm {
 		maps.DeleteFunc(names, func(file, _ string) bool { return slices.Contains(warmOnly, file) })
 	}
+	if v.Sysupdate = sysupdateProgram; !autoUpdate {
+		maps.DeleteFunc(names, func(file, _ string) bool { return slices.Contains(updateOnly, file) })
+	}
 	var rendered []File
 	for _, name := range slices.Sorted(maps.Keys(names)) {
 		var text bytes.Buffer
@@ -158,7 +171,7 @@ func Render(s spec.Spec, host Host, l spec.Limits, firstSlot int) ([]File, error
 		}
 		rendered = append(rendered, File{names[name], text.Bytes()})
 	}
-	programs := []string{"enter", "started", "slot", "forget", "filters", "confine", "network", "scratch", "idmap"}
+	programs := []string{"enter", "started", "slot", "forget", "filters", "confine", "network", "scratch", "idmap", "prune"}
 	if v.Warm {
 		programs = append(programs, "warm")
 	}

@@ -36,7 +36,7 @@ func render(t *testing.T, s spec.Spec) []File {
 	if err != nil {
 		t.Fatal(err)
 	}
-	units, err := Render(s, host, limits, 0)
+	units, err := Render(s, host, limits, 0, false)
 	if err != nil {
 		t.Fatal(err)
 	}
