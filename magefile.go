@@ -23,6 +23,7 @@ import (
 	"ephemeral-builder/image/reproduce"
 	specfile "ephemeral-builder/image/spec"
 	"ephemeral-builder/units"
+	"ephemeral-builder/units/doctor"
 	"ephemeral-builder/units/logs"
 	"ephemeral-builder/units/status"
 )
@@ -206,6 +207,25 @@ func Status(ctx context.Context,
 		return err
 	}
 	return status.Print(os.Stdout, builders, value(json, false))
+}
+
+// Looks for all that would keep the builder from serving, and exits with 1 if there is anything.
+func Doctor(ctx context.Context,
+	spec *string, // spec file (default: ephemeral-builder.toml if there is one)
+	json *bool, // for programs
+) error {
+	s, err := load(spec)
+	if err != nil {
+		return err
+	}
+	found := doctor.Run(ctx, s)
+	if err := doctor.Print(os.Stdout, found, value(json, false)); err != nil {
+		return err
+	}
+	if n := doctor.Failed(found); n > 0 {
+		return mg.Fatalf(1, "%d of %d checks failed", n, len(found))
+	}
+	return nil
 }
 
 // Shows the log of one container, and follows it to its end.

@@ -27,8 +27,8 @@ import (
 	"ephemeral-builder/image/sums"
 )
 
-// needs are what the units of a spec start, and what checks them.
-func needs(s spec.Spec) []prereq.Need {
+// Needs are what the units of a spec start, and what checks them.
+func Needs(s spec.Spec) []prereq.Need {
 	needs := []prereq.Need{
 		{Program: "systemd-nspawn", Package: "systemd-container"},
 		{Program: "systemd-analyze", Package: "systemd"},
@@ -106,7 +106,7 @@ func install(ctx context.Context, rep *progress.Reporter, o Options) (Installed,
 	if err := booted(); err != nil {
 		return Installed{}, err
 	}
-	if err := prereq.Ensure(ctx, rep, needs(o.Spec)...); err != nil {
+	if err := prereq.Ensure(ctx, rep, Needs(o.Spec)...); err != nil {
 		return Installed{}, err
 	}
 	manager, err := connect(ctx)
@@ -175,7 +175,7 @@ func install(ctx context.Context, rep *progress.Reporter, o Options) (Installed,
 	if err := in.activate(ctx, o.Spec, manifest, append(files, transfers...), knownHosts); err != nil {
 		return Installed{}, err
 	}
-	in.Warnings = warnings(ctx, o.Spec)
+	in.Warnings = Warnings(ctx, o.Spec)
 	return in.Installed, from.Forget()
 }
 

@@ -27,7 +27,8 @@ type Keys struct {
 	KnownHosts     string // has HostKey's public key
 }
 
-func keysOf(s spec.Spec) Keys {
+// KeysOf are a builder's, whether they are there or not.
+func KeysOf(s spec.Spec) Keys {
 	dir := filepath.Join(ConfigDir, s.Name)
 	return Keys{
 		HostKey:        filepath.Join(dir, "ssh_host_ed25519_key"),
@@ -41,7 +42,7 @@ func keysOf(s spec.Spec) Keys {
 // known_hosts, which belongs to the address that is about to be switched to, and the paths
 // of the files it wrote.
 func ensureKeys(s spec.Spec) (keys Keys, knownHosts []byte, wrote []string, err error) {
-	keys = keysOf(s)
+	keys = KeysOf(s)
 	if err := os.MkdirAll(filepath.Dir(keys.HostKey), 0o755); err != nil {
 		return keys, nil, nil, err
 	}

@@ -34,7 +34,7 @@ const RunnerConfig = "/etc/gitlab-runner/config.toml"
 // ConfigureRunner puts a section for the builder into GitLab Runner's config.toml on this host,
 // and says what it did, and how the runner's own command does the same.
 func ConfigureRunner(ctx context.Context, o RunnerOptions) (text string, err error) {
-	section := runnerSection(o.Spec, keysOf(o.Spec))
+	section := runnerSection(o.Spec, KeysOf(o.Spec))
 	if o.Name != "" {
 		section.Name = o.Name
 	}

@@ -154,7 +154,7 @@ func TestLimits(t *testing.T) {
 // What is printed to paste must be what the runner's own parser would read.
 func TestNextIsConfigToml(t *testing.T) {
 	s := spec.Default()
-	keys := keysOf(s)
+	keys := KeysOf(s)
 	keys.KnownHosts = filepath.Join(t.TempDir(), "known_hosts")
 	if err := os.WriteFile(keys.KnownHosts, []byte("[127.0.0.1]:24 ssh-ed25519 AAAA\n"), 0o644); err != nil {
 		t.Fatal(err)

@@ -12,9 +12,9 @@ import (
 	"ephemeral-builder/image/spec"
 )
 
-// warnings are what an administrator should know of a builder that was just installed.
+// Warnings are what an administrator should know of a builder that was just installed.
 // What can't be found out is one of them: the builder serves already.
-func warnings(ctx context.Context, s spec.Spec) []string {
+func Warnings(ctx context.Context, s spec.Spec) []string {
 	switch s.Network {
 	case spec.NetworkHost:
 		return []string{`jobs are on this host's network: they reach the services on its localhost, and each other; network = "private" in the spec keeps them apart`}
