@@ -54,9 +54,13 @@ func overlay(ctx context.Context, tree *rootfs.Tree, epoch time.Time, write func
 	return err
 }
 
-// writeLib writes what the units start, and sshd's configuration, as a tar.
+// writeLib writes what the units start, sshd's configuration, and what login shells read, as a tar.
 func writeLib(_ context.Context, w io.Writer, epoch time.Time) error {
 	entrypoint, err := scripts.FS.ReadFile("entrypoint")
+	if err != nil {
+		return err
+	}
+	profile, err := scripts.FS.ReadFile("profile")
 	if err != nil {
 		return err
 	}
@@ -69,6 +73,7 @@ func writeLib(_ context.Context, w io.Writer, epoch time.Time) error {
 		{LibDir[1:] + "/", 0o755, nil},
 		{LibDir[1:] + "/entrypoint", 0o755, entrypoint},
 		{LibDir[1:] + "/sshd_config", 0o644, sshdConfig},
+		{"etc/profile.d/ephemeral-builder.sh", 0o644, profile},
 	} {
 		if err := t.WriteHeader(&tar.Header{Name: f.name, Mode: f.mode, Size: int64(len(f.text)), ModTime: epoch}); err != nil {
 			return err
