@@ -35,6 +35,8 @@ const (
 	LibDir       = "/usr/local/lib/ephemeral-builder" // what units start, likewise
 	RunDir       = "/run/ephemeral-builder"           // slots, likewise
 
+	MetricsDir = "/var/lib/prometheus/node-exporter" // of Debian's prometheus-node-exporter, which reads what is there
+
 	DownloadDir = "/var/cache/ephemeral-builder/downloads" // what an unfinished install has downloaded, likewise
 )
 
@@ -122,6 +124,7 @@ type values struct {
 	PoolTasksMax  int
 
 	Sysupdate string // the program, if it is to look for new images
+	Metrics   string // folder for them
 }
 
 // Render makes what is installed on a host for a spec but image and keys, with limits that
@@ -134,10 +137,10 @@ func Render(s spec.Spec, host Host, l spec.Limits, firstSlot int, autoUpdate boo
 		Tree: filepath.Join(ContainerDir, s.Name), Keys: filepath.Join(ConfigDir, s.Name),
 		Lib: lib, Run: filepath.Join(RunDir, s.Name), ScratchFile: filepath.Join(ContainerDir, "."+s.Name+"_home"),
 		Entrypoint: filepath.Join(image.LibDir, "entrypoint"), Slice: sliceUnit(s.Name),
-		FirstSlot: firstSlot,
-		Warm:      s.Start == spec.StartWarm,
-		Sudo:      s.Root == spec.RootSudo,
-		Scratch:   s.Root == spec.RootSudo || s.Home == spec.HomeDisk,
+		FirstSlot: firstSlot, Metrics: MetricsDir,
+		Warm:    s.Start == spec.StartWarm,
+		Sudo:    s.Root == spec.RootSudo,
+		Scratch: s.Root == spec.RootSudo || s.Home == spec.HomeDisk,
 		// To load a filter takes CAP_SYS_ADMIN, unless there are no new privileges.
 		KeptFilters: host.Filters && s.Root != spec.RootSudo,
 		Mark:        fmt.Sprintf("%#x", connectionMark|int(s.SSH.Listen.Port())),
@@ -171,7 +174,7 @@ func Render(s spec.Spec, host Host, l spec.Limits, firstSlot int, autoUpdate boo
 		}
 		rendered = append(rendered, File{names[name], text.Bytes()})
 	}
-	programs := []string{"enter", "started", "slot", "forget", "filters", "confine", "network", "scratch", "idmap", "prune"}
+	programs := []string{"enter", "started", "slot", "forget", "filters", "confine", "network", "scratch", "idmap", "prune", "metrics"}
 	if v.Warm {
 		programs = append(programs, "warm")
 	}

@@ -236,7 +236,7 @@ func (e end) why() string {
 		return "systemd calls it " + e.result
 	case e.stopped:
 		return "it was stopped"
-	case e.status == "255" || e.status == "0":
+	case e.status == "255" || len(e.status) == 1 && e.status != "1": // sshd's
 		return "its client disconnected"
 	case e.status == "1":
 		return "it was killed, or could not start"

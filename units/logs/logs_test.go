@@ -54,6 +54,7 @@ func TestWhy(t *testing.T) {
 		"ended result=timeout code=killed status=TERM":   "lifetime",
 		"ended result=watchdog code=killed status=TERM":  "lifetime",
 		"ended result=success code=exited status=0":      "disconnected",
+		"ended result=success code=exited status=5":      "disconnected",
 		"ended result=success code=exited status=1":      "could not start",
 		"ended result=success code=killed status=KILL":   "ended by KILL",
 		"ended result=resources code= status=":           "resources",
