@@ -38,7 +38,7 @@ func Needs(s spec.Spec) []prereq.Need {
 		{Program: "nft", Package: "nftables"},
 		{Program: "conntrack", Package: "conntrack"},
 	}
-	if s.Home == spec.HomeDisk {
+	if s.Home == spec.HomeDisk || s.Cache != 0 {
 		needs = append(needs, prereq.Need{Program: "mkfs.ext4", Package: "e2fsprogs"})
 	}
 	return needs

@@ -80,6 +80,9 @@ func (in Installed) Text(s spec.Spec) (string, error) {
 	if s.Network == spec.NetworkPrivate {
 		fmt.Fprintf(&text, "it reaches public addresses, its resolver and %s\n", cmp.Or(strings.Join(s.Allow, ", "), "nothing else: what it needs of your own network, name in allow in the spec"))
 	}
+	if s.Cache != 0 {
+		fmt.Fprintf(&text, "jobs hand on to each other what is in /home/builder/cache, %s at most\n", s.Cache)
+	}
 	for _, warning := range in.Warnings {
 		fmt.Fprintf(&text, "warning: %s\n", warning)
 	}

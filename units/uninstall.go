@@ -78,7 +78,7 @@ func Uninstall(ctx context.Context, rep *progress.Reporter, s spec.Spec) (Uninst
 
 	stage = rep.Stage("remove")
 	defer stage.Fail()
-	paths := []string{filepath.Join(LibDir, s.Name), filepath.Join(DownloadDir, s.Name), unmanagedFile(s.Name)}
+	paths := []string{cacheFile(s.Name), cacheFile(s.Name) + ".partial", filepath.Join(CacheDir, s.Name), filepath.Join(LibDir, s.Name), filepath.Join(DownloadDir, s.Name), unmanagedFile(s.Name)}
 	for _, unit := range slices.Sorted(maps.Values(unitNames(s.Name))) {
 		paths = append(paths, filepath.Join(UnitDir, unit))
 	}
@@ -104,6 +104,7 @@ func Uninstall(ctx context.Context, rep *progress.Reporter, s spec.Spec) (Uninst
 		}
 		out.Removed = append(out.Removed, path)
 	}
+	_ = os.Remove(CacheDir)              // likewise
 	_ = os.Remove(LibDir)                // unless another builder has its scripts there
 	_ = os.Remove(sysupdate.Dir(s.Name)) // unless an administrator has files there
 	if err := manager.conn.ReloadContext(ctx); err != nil {

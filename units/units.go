@@ -37,6 +37,7 @@ const (
 
 	MetricsDir = "/var/lib/prometheus/node-exporter" // of Debian's prometheus-node-exporter, which reads what is there
 
+	CacheDir    = "/var/cache/ephemeral-builder/jobs"      // what jobs hand on to each other, in a folder for each NAME
 	DownloadDir = "/var/cache/ephemeral-builder/downloads" // what an unfinished install has downloaded, likewise
 )
 
@@ -51,6 +52,9 @@ const connectionMark = 0x65620000
 func unmanagedFile(name string) string {
 	return filepath.Join(NetworkDir, "00-"+name+"-slots.network")
 }
+
+// cacheFile has what jobs of a builder hand on to each other.
+func cacheFile(name string) string { return filepath.Join(ContainerDir, "."+name+"_cache") }
 
 // File is one unit file, or another file that they need.
 type File struct {
@@ -125,6 +129,9 @@ type values struct {
 
 	Sysupdate string // the program, if it is to look for new images
 	Metrics   string // folder for them
+
+	// Arguments of script cache: where it is mounted; and file, size and owner, if there is one.
+	CacheDir, CacheFile string
 }
 
 // Render makes what is installed on a host for a spec but image and keys, with limits that
@@ -137,7 +144,7 @@ func Render(s spec.Spec, host Host, l spec.Limits, firstSlot int, autoUpdate boo
 		Tree: filepath.Join(ContainerDir, s.Name), Keys: filepath.Join(ConfigDir, s.Name),
 		Lib: lib, Run: filepath.Join(RunDir, s.Name), ScratchFile: filepath.Join(ContainerDir, "."+s.Name+"_home"),
 		Entrypoint: filepath.Join(image.LibDir, "entrypoint"), Slice: sliceUnit(s.Name),
-		FirstSlot: firstSlot, Metrics: MetricsDir,
+		FirstSlot: firstSlot, Metrics: MetricsDir, CacheDir: filepath.Join(CacheDir, s.Name),
 		Warm:    s.Start == spec.StartWarm,
 		Sudo:    s.Root == spec.RootSudo,
 		Scratch: s.Root == spec.RootSudo || s.Home == spec.HomeDisk,
@@ -147,6 +154,9 @@ func Render(s spec.Spec, host Host, l spec.Limits, firstSlot int, autoUpdate boo
 
 		PoolMemoryMax: l.MemoryMax * spec.Size(s.Concurrency),
 		PoolTasksMax:  l.TasksMax * s.Concurrency,
+	}
+	if s.Cache != 0 {
+		v.CacheFile = fmt.Sprintf("%s %d %d %d", cacheFile(s.Name), s.Cache, s.User.UID, s.User.GID)
 	}
 	v.Interfaces = slotRange{firstSlot, s.Concurrency}.interfaces()
 	v.Rules = strings.Join([]string{v.Run, string(s.Network), s.Name, strconv.Itoa(s.Concurrency), lib + "/rules", lib + "/allow"}, " ")
@@ -174,7 +184,7 @@ func Render(s spec.Spec, host Host, l spec.Limits, firstSlot int, autoUpdate boo
 		}
 		rendered = append(rendered, File{names[name], text.Bytes()})
 	}
-	programs := []string{"enter", "started", "slot", "forget", "filters", "confine", "network", "scratch", "idmap", "prune", "metrics"}
+	programs := []string{"enter", "started", "slot", "forget", "filters", "confine", "network", "scratch", "idmap", "prune", "metrics", "cache", "evict"}
 	if v.Warm {
 		programs = append(programs, "warm")
 	}

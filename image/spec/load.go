@@ -143,6 +143,7 @@ func settings(s *Spec) []setting {
 		{"resolver", &s.Resolver},
 		{"root", (*string)(&s.Root)},
 		{"home", (*string)(&s.Home)},
+		{"cache", &s.Cache},
 		{"user.uid", &s.User.UID},
 		{"user.gid", &s.User.GID},
 		{"ssh.listen", &s.SSH.Listen},

@@ -145,12 +145,12 @@ func TestProblems(t *testing.T) {
 		{"misspelt key outside its table", "memory_mx = 9000", `x.toml:1: unknown key "memory_mx": did you mean "limits.memory_max"?`},
 		{"key in another table", "[ssh]\ngid = 9000", `x.toml:2: unknown key "ssh.gid": did you mean "user.gid"?`},
 		{"top-level key in a table", "[limits]\ntasks_max = 64\nconcurrency = 2", `x.toml:3: unknown key "limits.concurrency": did you mean "concurrency"? it goes above the first [table]`},
-		{"unknown key", "zzz = 1", `x.toml:1: unknown key "zzz": use name, suite, mirror, arch, packages, sources, files, hooks, setuid, concurrency, start, network, allow, resolver, root, home`},
+		{"unknown key", "zzz = 1", `x.toml:1: unknown key "zzz": use name, suite, mirror, arch, packages, sources, files, hooks, setuid, concurrency, start, network, allow, resolver, root, home, cache`},
 		{"unknown key in a table", "[user]\nshell = 1", `x.toml:2: unknown key "user.shell": use user.uid, user.gid`},
 		{"misspelt table", "[limit]\nmemory_max = '1G'\ntasks_max = 4", `x.toml:1: unknown table "limit": did you mean "limits"?`},
 		{"unknown table", "[container]\nmtu = 4", `x.toml:1: unknown table "container": use sources, user, ssh, limits`},
 		{"quoted key with a dot", `"user.uid" = 0`, `x.toml:1: unknown key "\"user.uid\"": did you mean "user.uid"?`},
-		{"empty key", `"" = 0`, `x.toml:1: unknown key "\"\"": use name, suite, mirror, arch, packages, sources, files, hooks, setuid, concurrency, start, network, allow, resolver, root, home`},
+		{"empty key", `"" = 0`, `x.toml:1: unknown key "\"\"": use name, suite, mirror, arch, packages, sources, files, hooks, setuid, concurrency, start, network, allow, resolver, root, home, cache`},
 		{"misspelt key of a source", "[[sources]]\nsuite = 'sid'\n[[sources]]\nurl = 'x'\n\nky = 'y'", `x.toml:4: unknown key "sources[1].url": did you mean "sources[1].uri"?` + "\n" +
 			`x.toml:6: unknown key "sources[1].ky": did you mean "sources[1].key"?`},
 		{"misspelt key of an inline source", "sources = [\n{ suite = 'sid' },\n{ suit = 'x' } ]", `x.toml:3: unknown key "sources[1].suit": did you mean "sources[1].suite"?`},
@@ -167,6 +167,7 @@ func TestProblems(t *testing.T) {
 		{"misspelt allow", "allowed = ['x']", `x.toml:1: unknown key "allowed": did you mean "allow"?`},
 		{"misspelt resolver", "resolve = 'x'", `x.toml:1: unknown key "resolve": did you mean "resolver"?`},
 		{"misspelt root", "roots = 'x'", `x.toml:1: unknown key "roots": did you mean "root"?`},
+		{"tiny cache", "cache = '1M'", `x.toml:1: cache is 1M: use 16M or more, an ext4 file system has to fit, or leave it out for none`},
 		{"misspelt home", "homes = 'x'", `x.toml:1: unknown key "homes": did you mean "home"?`},
 		{"misspelt arch", "archs = 'x'", `x.toml:1: unknown key "archs": did you mean "arch"?`},
 

@@ -76,6 +76,11 @@ type Spec struct {
 	// Home is where the home lies.
 	Home Home `toml:"home" json:"home"`
 
+	// Cache is the size of what jobs hand on to each other, in a file on the host's disk that is
+	// /home/builder/cache in each container: 16M or more, or zero for none. Whoever can log in can
+	// read and change all of it.
+	Cache Size `toml:"cache" json:"cache,omitzero"`
+
 	User   User   `toml:"user" json:"user"`
 	SSH    SSH    `toml:"ssh" json:"ssh"`
 	Limits Limits `toml:"limits" json:"limits"`

@@ -154,6 +154,9 @@ func (s Spec) problems() []problem {
 	if s.Home != HomeMemory && s.Home != HomeDisk {
 		report("home", "home %q: use memory or disk", s.Home)
 	}
+	if s.Cache != 0 && s.Cache < diskMin {
+		report("cache", "cache is %s: use 16M or more, an ext4 file system has to fit, or leave it out for none", s.Cache)
+	}
 
 	for key, id := range map[string]int{"user.uid": s.User.UID, "user.gid": s.User.GID} {
 		if id < idMin || id > idMax {

@@ -69,6 +69,7 @@ var checks = []check{
 	{"inotify", inotify},
 	{"clock", clock},
 	{"image", currentImage},
+	{"cache", jobCache},
 	{"socket", socket},
 	{"slots", slots},
 	{"network", network},

@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -116,6 +117,23 @@ func disk(_ context.Context, s subject) []Finding {
 		return []Finding{warn(fmt.Sprintf("%d MiB are free in %s", free, units.ContainerDir), fmt.Sprintf("the next image needs %d MiB beside this one", need), "free some space, or move it to a larger disk")}
 	}
 	return []Finding{ok("%d MiB are free in %s, an upgrade needs %d", free, units.ContainerDir, need)}
+}
+
+// jobCache looks at what jobs hand on to each other.
+func jobCache(_ context.Context, s subject) []Finding {
+	if s.Cache == 0 {
+		return []Finding{ok("none: jobs hand on nothing to each other")}
+	}
+	dir := filepath.Join(units.CacheDir, s.Name)
+	var own, around unix.Stat_t
+	if err := errors.Join(unix.Stat(dir, &own), unix.Stat(filepath.Dir(dir), &around)); err != nil || own.Dev == around.Dev {
+		return []Finding{fail("nothing is mounted in "+dir, "jobs have no cache, and say nothing of it", "look at: journalctl -u "+s.Name+"-slots; and "+install)}
+	}
+	var fs unix.Statfs_t
+	if err := unix.Statfs(dir, &fs); err != nil {
+		return []Finding{unknown(err)}
+	}
+	return []Finding{ok("%d%% of %s are used", 100-100*fs.Bfree/max(fs.Blocks, 1), s.Cache)}
 }
 
 func memory(ctx context.Context, s subject) []Finding {
