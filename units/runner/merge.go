@@ -49,12 +49,14 @@ func Merge(old []byte, s Section) (merged []byte, changes []string, err error) {
 	var e edits
 	if !(before.Concurrent >= s.Limit) {
 		value := fmt.Sprint(s.Limit)
-		changes = append(changes, fmt.Sprintf("concurrent = %s, was %d", value, before.Concurrent))
+		change := "concurrent = " + value
 		if at, ok := doc.keys["concurrent"]; ok {
-			e.replace(at, "concurrent = "+value)
+			e.replace(at, change)
+			change += fmt.Sprintf(", was %d", before.Concurrent)
 		} else {
-			e.insert(0, "concurrent = "+value+"\n")
+			e.insert(0, change+"\n")
 		}
+		changes = append(changes, change)
 	}
 	if mine < 0 {
 		changes = append(changes, fmt.Sprintf("added the runner %q", s.Name))
