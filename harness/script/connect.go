@@ -33,11 +33,7 @@ func (s *script) connect(ctx context.Context, c *call) error {
 		return misuse(fmt.Sprintf("there is a connection %s already: use close or dropped", name))
 	}
 	if key == "wrong" {
-		_, private, err := ed25519.GenerateKey(nil)
-		if err != nil {
-			return err
-		}
-		if target.Identity, err = cryptossh.NewSignerFromKey(private); err != nil {
+		if target.Identity, err = stranger(); err != nil {
 			return err
 		}
 	}
@@ -55,6 +51,15 @@ func (s *script) connect(ctx context.Context, c *call) error {
 		return fmt.Errorf("the connection was refused, not the login: %w", err)
 	}
 	return err
+}
+
+// stranger is a key that nobody knows.
+func stranger() (cryptossh.Signer, error) {
+	_, private, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		return nil, err
+	}
+	return cryptossh.NewSignerFromKey(private)
 }
 
 func (s *script) closeConn(_ context.Context, c *call) error {
