@@ -15,6 +15,7 @@ import (
 
 	"ephemeral-builder/harness"
 	"ephemeral-builder/harness/bench"
+	"ephemeral-builder/harness/deb"
 	"ephemeral-builder/image"
 	"ephemeral-builder/image/cache"
 	lockfile "ephemeral-builder/image/lock"
@@ -156,11 +157,13 @@ func Rollback(ctx context.Context,
 // Uninstalls image and units from this host, and says what stays.
 func Uninstall(ctx context.Context,
 	spec *string, // spec file (default: ephemeral-builder.toml if there is one)
+	name *string, // of the builder, where there is no spec any more (default: the spec's)
 ) error {
 	s, err := load(spec)
 	if err != nil {
 		return err
 	}
+	s.Name = value(name, s.Name)
 	return report(ctx, func(ctx context.Context, rep *progress.Reporter) error {
 		gone, err := units.Uninstall(ctx, rep, s)
 		if err != nil {
@@ -252,6 +255,17 @@ func Shell(ctx context.Context,
 		return err
 	}
 	return status.Shell(c, value(root, false), s.User.UID, s.User.GID, value(command, ""))
+}
+
+// Makes a Debian package of this program, for hosts without Go: dist/ephemeral-builder_VERSION_ARCH.deb.
+func Package(ctx context.Context,
+	version *string, // of the package (default: time of the current commit)
+	out *string, // folder for it (default: dist)
+) error {
+	return report(ctx, func(ctx context.Context, rep *progress.Reporter) error {
+		_, err := deb.Make(ctx, rep, deb.Options{Version: value(version, ""), Out: value(out, "dist")})
+		return err
+	})
 }
 
 // Checks form: gofmt, vet with and without -tags mage, staticcheck, shellcheck, perl.

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"ephemeral-builder/harness/deb"
 	"ephemeral-builder/image"
 	"ephemeral-builder/image/atomicfile"
 	"ephemeral-builder/image/cache"
@@ -82,6 +83,9 @@ func gather(ctx context.Context, rep *progress.Reporter, suite string, editions 
 		return m, fmt.Errorf("making the image: %w", err)
 	}
 	if m.share["ephemeral-builder"], err = binary(ctx, rep); err != nil {
+		return m, err
+	}
+	if m.share["ephemeral-builder.deb"], err = debianPackage(ctx, rep, m.share["ephemeral-builder"]); err != nil {
 		return m, err
 	}
 	for name, pkg := range map[string]string{"labgitlab": "./harness/gitlab/labgitlab", "gitlab-runner": "./harness/gitlab/helper"} {
@@ -199,14 +203,24 @@ func binary(ctx context.Context, rep *progress.Reporter) (string, error) {
 		stage := rep.Stage("compile")
 		defer stage.Fail() // of no effect after Done
 		partial := path + ".partial"
-		if err := command.Run(ctx, command.Cmd{
-			Args: []string{"go", "tool", "mage", "-compile", partial},
-			Env:  []string{"CGO_ENABLED=0"},
-		}); err != nil {
+		if err := deb.Compile(ctx, partial); err != nil {
 			return err
 		}
 		stage.Done("%s", path)
 		return os.Rename(partial, path)
+	})
+}
+
+// debianPackage is that of a program, beside it in the cache.
+func debianPackage(ctx context.Context, rep *progress.Reporter, program string) (string, error) {
+	dir := filepath.Dir(program)
+	path := filepath.Join(dir, "lab.deb")
+	return path, once(ctx, dir, path, func() error {
+		made, err := deb.Make(ctx, rep, deb.Options{Version: "1", Out: dir, Program: program})
+		if err != nil {
+			return err
+		}
+		return os.Rename(made, path)
 	})
 }
 

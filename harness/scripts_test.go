@@ -263,6 +263,7 @@ func (w *watch) begin(ctx context.Context) error {
 	command := `systemctl reset-failed; [ ! -e /sys/class/net/lab-out ] || stand-ins down
 [ ! -e /var/lib/container/lab-gitlab ] || gitlab down
 [ ! -e /run/systemd/system/ephemeral-builder@.service.d ] || { rm -r /run/systemd/system/ephemeral-builder@.service.d; systemctl daemon-reload; }
+[ -e /usr/local/bin/ephemeral-builder ] || ln -s /run/lab/share/ephemeral-builder /usr/local/bin/
 ephemeral-builder install -spec=lab.toml >/dev/null 2>&1 && rm -rf /var/lib/container/ephemeral-builder_0.sudo* && journalctl -q -n 0 --show-cursor`
 	if w.o.Units != "" {
 		command = clean + command
