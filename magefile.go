@@ -221,7 +221,10 @@ func Doctor(ctx context.Context,
 	if err != nil {
 		return err
 	}
-	found := doctor.Run(ctx, s)
+	found, err := doctor.Run(ctx, s)
+	if err != nil {
+		return err
+	}
 	if err := doctor.Print(os.Stdout, found, value(json, false)); err != nil {
 		return err
 	}
@@ -254,7 +257,7 @@ func Shell(ctx context.Context,
 	if err != nil {
 		return err
 	}
-	return status.Shell(c, value(root, false), s.User.UID, s.User.GID, value(command, ""))
+	return status.Shell(c, s, value(root, false), value(command, ""))
 }
 
 // Makes a Debian package of this program, for hosts without Go: dist/ephemeral-builder_VERSION_ARCH.deb.

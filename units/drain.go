@@ -2,7 +2,9 @@ package units
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -28,6 +30,13 @@ func waitForOthers(ctx context.Context, rep *progress.Reporter, name, version st
 	}
 	start := time.Now()
 	for {
+		_, current, err := Versions(name)
+		if err != nil {
+			return err
+		}
+		if current != version {
+			return fmt.Errorf("new connections get version %s by now, and not %s: the wait is over", current, version)
+		}
 		others, err := others(used, name+"_"+version)
 		if err != nil {
 			return err
@@ -38,7 +47,13 @@ func waitForOthers(ctx context.Context, rep *progress.Reporter, name, version st
 		}
 		stage.Detail("%d containers have another version than %s: slots %s", len(others), version, strings.Join(others, ", "))
 		select {
-		case <-watcher.Events:
+		case event := <-watcher.Events:
+			// With the slots' unit the folder is new.
+			if event.Op.Has(fsnotify.Remove) && event.Name == used {
+				_ = watcher.Add(used)
+			}
+		case <-time.After(5 * time.Second): // where the link leads is not watched
+			_ = watcher.Add(used)
 		case err := <-watcher.Errors:
 			return err
 		case <-ctx.Done():
@@ -50,6 +65,9 @@ func waitForOthers(ctx context.Context, rep *progress.Reporter, name, version st
 // others are the slots of containers with another image.
 func others(used, tree string) (slots []string, err error) {
 	entries, err := os.ReadDir(used)
+	if errors.Is(err, fs.ErrNotExist) { // the socket was stopped
+		err = nil
+	}
 	for _, entry := range entries {
 		text, err := os.ReadFile(filepath.Join(used, entry.Name()))
 		if err == nil && strings.TrimSpace(string(text)) != tree { // else it has just ended

@@ -158,6 +158,9 @@ func install(ctx context.Context, rep *progress.Reporter, o Options) (Installed,
 	if err := fits(o.Spec, manifest); err != nil {
 		return Installed{}, err
 	}
+	if err := roomForCache(o.Spec); err != nil {
+		return Installed{}, err
+	}
 	in.Version = manifest.Version
 	keys, knownHosts, wrote, err := ensureKeys(o.Spec)
 	if err != nil {
@@ -321,6 +324,21 @@ func (in *installation) tree(ctx context.Context, img *source.Source) (image.Man
 	return manifest, nil
 }
 
+// roomForCache fails if there is no space for a cache that is not there yet.
+func roomForCache(s spec.Spec) error {
+	if info, err := os.Stat(cacheFile(s.Name)); s.Cache == 0 || err == nil && info.Size() == int64(s.Cache) {
+		return nil
+	}
+	var disk syscall.Statfs_t
+	if err := syscall.Statfs(ContainerDir, &disk); err != nil {
+		return err
+	}
+	if free := disk.Bavail * uint64(disk.Bsize); free < uint64(s.Cache) {
+		return fmt.Errorf("%s has %d MiB free, and cache is %s in the spec: free some space, or lower it", ContainerDir, free/mib, s.Cache)
+	}
+	return nil
+}
+
 // canWait fails for an installed image of before there was a warm start.
 func canWait(m image.Manifest) error {
 	text, err := os.ReadFile(filepath.Join(ContainerDir, m.Name+"_"+m.Version, image.LibDir, "entrypoint"))
@@ -372,6 +390,7 @@ func (in *installation) activate(ctx context.Context, s spec.Spec, manifest imag
 	}
 	for _, path := range unused(s.Name, units) {
 		if filepath.Base(path) == updateTimer(s.Name) {
+			undo = append(undo, func() error { return in.manager.enable(context.WithoutCancel(ctx), updateTimer(s.Name)) })
 			if err := in.manager.disable(ctx, updateTimer(s.Name)); err != nil {
 				return err
 			}
@@ -436,7 +455,8 @@ func (in *installation) activate(ctx context.Context, s spec.Spec, manifest imag
 	}
 	// Before the reload, after which systemd would take this for a change that it has not read.
 	updates := slices.ContainsFunc(units, func(f File) bool { return f.Name == updateTimer(s.Name) })
-	if updates {
+	if _, err := os.Lstat(filepath.Join(UnitDir, "timers.target.wants", updateTimer(s.Name))); updates && errors.Is(err, fs.ErrNotExist) {
+		undo = append(undo, func() error { return in.manager.disable(context.WithoutCancel(ctx), updateTimer(s.Name)) })
 		if _, _, err := in.manager.conn.EnableUnitFilesContext(ctx, []string{updateTimer(s.Name)}, false, false); err != nil {
 			return fmt.Errorf("systemd does not enable %s: %w", updateTimer(s.Name), err)
 		}

@@ -83,6 +83,17 @@ func (m systemd) reloadNetworkd(ctx context.Context) error {
 	return command.Run(ctx, command.Cmd{Args: []string{"networkctl", "reload"}})
 }
 
+// enable has a unit start with the host, and starts it, if systemd knows it.
+func (m systemd) enable(ctx context.Context, unit string) error {
+	if err := m.conn.ReloadContext(ctx); err != nil {
+		return fmt.Errorf("systemd does not reload its units: %w", err)
+	}
+	if _, _, err := m.conn.EnableUnitFilesContext(ctx, []string{unit}, false, false); err != nil {
+		return fmt.Errorf("systemd does not enable %s: %w", unit, err)
+	}
+	return m.start(ctx, unit)
+}
+
 // disable stops a unit, which then does not start with the host either. One that is not there is no
 // error.
 func (m systemd) disable(ctx context.Context, unit string) error {

@@ -63,6 +63,9 @@ func Uninstall(ctx context.Context, rep *progress.Reporter, s spec.Spec) (Uninst
 	if err := manager.disable(ctx, updateTimer(s.Name)); err != nil {
 		return out, err
 	}
+	if err := manager.stop(ctx, s.Name+"-update.service"); err != nil {
+		return out, err
+	}
 	// The slice takes all containers with it; the instances alone would leave it behind.
 	instances, err := manager.instances(ctx, s.Name+"@*.service")
 	if err != nil {
@@ -78,7 +81,7 @@ func Uninstall(ctx context.Context, rep *progress.Reporter, s spec.Spec) (Uninst
 
 	stage = rep.Stage("remove")
 	defer stage.Fail()
-	paths := []string{cacheFile(s.Name), cacheFile(s.Name) + ".partial", filepath.Join(CacheDir, s.Name), filepath.Join(LibDir, s.Name), filepath.Join(DownloadDir, s.Name), unmanagedFile(s.Name)}
+	paths := []string{filepath.Join(MetricsDir, "ephemeral-builder-"+s.Name+".prom"), cacheFile(s.Name), cacheFile(s.Name) + ".partial", filepath.Join(CacheDir, s.Name), filepath.Join(LibDir, s.Name), filepath.Join(DownloadDir, s.Name), unmanagedFile(s.Name)}
 	for _, unit := range slices.Sorted(maps.Values(unitNames(s.Name))) {
 		paths = append(paths, filepath.Join(UnitDir, unit))
 	}

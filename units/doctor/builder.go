@@ -32,6 +32,9 @@ func currentImage(_ context.Context, s subject) []Finding {
 	} else if err != nil {
 		return []Finding{unknown(err)}
 	}
+	if _, err := os.Stat(filepath.Join(units.ContainerDir, s.Name)); err != nil {
+		return []Finding{fail(err.Error(), "containers are made of it", install)}
+	}
 	manifest, err := manifestOf(s)
 	if err != nil {
 		return []Finding{warn(err.Error(), "nobody knows what is in the image", "install the same version again from where it came")}
@@ -63,7 +66,7 @@ func slots(ctx context.Context, s subject) (found []Finding) {
 	if b.Slots != s.Concurrency {
 		found = append(found, fail(fmt.Sprintf("there are %d, and the spec says %d", b.Slots, s.Concurrency), "jobs above them are refused", install))
 	}
-	out, err := command.Output(ctx, command.Cmd{Args: []string{"systemctl", "list-units", "--failed", "--plain", "--no-legend", s.Name + "*"}})
+	out, err := command.Output(ctx, command.Cmd{Args: []string{"systemctl", "list-units", "--failed", "--plain", "--no-legend", s.Name + ".*", s.Name + "@*", s.Name + "-slots.*", s.Name + "-upkeep.*", s.Name + "-warm.*", s.Name + "-update.*"}})
 	if err != nil {
 		found = append(found, unknown(err))
 	}
@@ -195,6 +198,10 @@ func connection(ctx context.Context, s subject) []Finding {
 		return []Finding{fail("a login fails: "+err.Error(), "so will those of the runner", "look at: go tool mage logs -name="+s.Name)}
 	}
 	defer client.Close()
+	// A .profile can wait for ever.
+	ctx, cancel := context.WithTimeout(ctx, time.Duration(s.Limits.StartTimeout))
+	defer cancel()
+	defer context.AfterFunc(ctx, func() { client.Close() })()
 	session, err := client.NewSession()
 	if err != nil {
 		return []Finding{unknown(err)}
@@ -225,6 +232,9 @@ func artifacts(ctx context.Context, s subject) []Finding {
 		return []Finding{unknown(err)}
 	}
 	defer client.Close()
+	ctx, cancel := context.WithTimeout(ctx, time.Duration(s.Limits.StartTimeout))
+	defer cancel()
+	defer context.AfterFunc(ctx, func() { client.Close() })()
 	session, err := client.NewSession()
 	if err != nil {
 		return []Finding{unknown(err)}

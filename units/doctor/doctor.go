@@ -5,8 +5,10 @@ package doctor
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 
 	"ephemeral-builder/image/spec"
@@ -80,7 +82,10 @@ var checks = []check{
 }
 
 // Run looks at everything, for the builder of a spec.
-func Run(ctx context.Context, s spec.Spec) []Finding {
+func Run(ctx context.Context, s spec.Spec) ([]Finding, error) {
+	if os.Geteuid() != 0 {
+		return nil, errors.New("most of what it looks at is root's: run it with sudo")
+	}
 	var all []Finding
 	on := subject{s, units.KeysOf(s)}
 	for _, c := range checks {
@@ -92,7 +97,7 @@ func Run(ctx context.Context, s spec.Spec) []Finding {
 			all = append(all, f)
 		}
 	}
-	return all
+	return all, context.Cause(ctx)
 }
 
 // Failed counts the findings that are failures.

@@ -4,6 +4,7 @@ package logs
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -118,7 +119,9 @@ func show(w io.Writer, journal io.Reader, runs bool) error {
 			break
 		}
 		stopping = stopping || e.ID == stoppingWord
-		fmt.Fprintf(w, "%s %s\n", e.time().Format("15:04:05.000"), strings.ReplaceAll(string(e.Message), "\n", "\n             "))
+		for text := range strings.SplitSeq(string(e.Message), "\n") {
+			fmt.Fprintf(w, "%s %s\n", e.time().Format("15:04:05.000"), status.Printable(text))
+		}
 	}
 	if err := lines.Err(); err != nil {
 		return err
@@ -136,7 +139,7 @@ func show(w io.Writer, journal io.Reader, runs bool) error {
 
 // find is the invocation of a unit, and whether it runs.
 func find(ctx context.Context, name, job string) (invocation string, runs bool, err error) {
-	unit := name + "@*"
+	unit := ""
 	if c, err := status.Find(ctx, name, job); err == nil {
 		unit = c.Unit
 	} else if job != "" {
@@ -149,8 +152,12 @@ func find(ctx context.Context, name, job string) (invocation string, runs bool, 
 			unit = job
 		}
 	}
-	out, err := command.Output(ctx, command.Cmd{Args: []string{"journalctl", "--output=json", "--output-fields=" + fields, "--quiet",
-		"--reverse", "--lines=500", "--unit=" + unit, "SYSLOG_IDENTIFIER=" + name}})
+	var match []string
+	if unit != "" { // which takes seconds if there were 10000 connections
+		match = []string{"--unit=" + unit}
+	}
+	out, err := command.Output(ctx, command.Cmd{Args: append([]string{"journalctl", "--output=json", "--output-fields=" + fields, "--quiet",
+		"--reverse", "--lines=500", "SYSLOG_IDENTIFIER=" + name}, match...)})
 	if err != nil && !strings.Contains(err.Error(), "No data available") { // if there is no such unit
 		return "", false, err
 	}
@@ -173,7 +180,7 @@ func find(ctx context.Context, name, job string) (invocation string, runs bool, 
 			return e.Invocation, err == nil && strings.TrimSpace(string(now)) == e.Invocation, nil
 		}
 	}
-	return "", false, fmt.Errorf("the journal has nothing of %s", unit)
+	return "", false, fmt.Errorf("the journal has nothing of %s", cmp.Or(unit, name))
 }
 
 // end is what script slot says of a container that has ended.

@@ -17,6 +17,9 @@ import (
 // mode stay, and nobody ever sees half of it; see [Merge] for the rest. check may refuse what the
 // file would say.
 func Configure(path string, s Section, check func(Config) error) (changes []string, err error) {
+	if real, err := filepath.EvalSymlinks(path); err == nil {
+		path = real // or the link would become a file
+	}
 	old, err := os.ReadFile(path)
 	mode, uid, gid := fs.FileMode(0o600), 0, 0
 	switch info, statErr := os.Stat(path); {

@@ -50,7 +50,8 @@ type Container struct {
 	Tasks     uint64        `json:"tasks"`
 	TasksMax  uint64        `json:"tasks_max"`
 	Command   string        `json:"command"` // that started last
-	PID       int           `json:"pid"`     // of it, on the host
+
+	payload string // its cgroup
 }
 
 // Image is a version on the disk.
@@ -189,12 +190,14 @@ func (c *Container) fill(ctx context.Context, conn *dbus.Conn, name string) (ser
 	if peak, err := os.ReadFile(filepath.Join(cgroup, "memory.peak")); err == nil {
 		c.Peak, _ = strconv.ParseUint(strings.TrimSpace(string(peak)), 10, 64)
 	}
-	c.PID, c.Command = latest(filepath.Join(cgroup, "payload"))
+	c.payload = filepath.Join(cgroup, "payload")
+	c.Command = latest(c.payload)
 	return true, nil
 }
 
-// latest is the process of a control group, or of those below it, that started last.
-func latest(cgroup string) (pid int, command string) {
+// latest is the command of the process of a control group, or of those below it, that started last.
+func latest(cgroup string) string {
+	var pid int
 	var newest uint64
 	_ = filepath.WalkDir(cgroup, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.Name() != "cgroup.procs" {
@@ -213,7 +216,7 @@ func latest(cgroup string) (pid int, command string) {
 		return nil
 	})
 	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-	return pid, strings.TrimSpace(strings.ReplaceAll(string(text), "\x00", " "))
+	return strings.TrimSpace(strings.ReplaceAll(string(text), "\x00", " "))
 }
 
 // started is when a process did, in ticks since boot: the 22nd field of proc_pid_stat(5), of which

@@ -37,11 +37,11 @@ func Text(builders []Builder, now time.Time, width int) string {
 }
 
 func (b Builder) text(out *strings.Builder, now time.Time, width int) {
-	state := "listens on " + b.Listen
-	if !b.Active {
-		state = "does not listen: look at: systemctl status " + b.Name + ".socket;"
+	if b.Active {
+		fmt.Fprintf(out, "%s listens on %s, with version %s\n", b.Name, b.Listen, b.Version)
+	} else {
+		fmt.Fprintf(out, "%s, version %s, does not listen: look at: systemctl status %[1]s.socket\n", b.Name, b.Version)
 	}
-	fmt.Fprintf(out, "%s %s, with version %s\n", b.Name, state, b.Version)
 	fmt.Fprintf(out, "%d of %d slots serve", len(b.Containers), b.Slots)
 	if b.Waiting > 0 {
 		fmt.Fprintf(out, ", %d wait for a connection", b.Waiting)
@@ -73,7 +73,7 @@ func (b Builder) text(out *strings.Builder, now time.Time, width int) {
 	fmt.Fprintln(w, "SLOT\tFOR\tCLIENT\tVERSION\tCPU\tMEMORY\tPEAK\tOF\tTASKS\tOF\tCOMMAND")
 	for _, c := range b.Containers {
 		fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", c.Slot, brief(now.Sub(c.Since)), c.Client, c.Version,
-			brief(c.CPU), size(c.Memory), size(c.Peak), size(c.MemoryMax), known(c.Tasks), known(c.TasksMax), printable(c.Command))
+			brief(c.CPU), size(c.Memory), size(c.Peak), size(c.MemoryMax), known(c.Tasks), known(c.TasksMax), Printable(c.Command))
 	}
 	w.Flush()
 	for line := range strings.Lines(table.String()) {
@@ -113,8 +113,8 @@ func known(n uint64) string {
 	return fmt.Sprint(n)
 }
 
-// printable is a job's own text without what could steer a terminal.
-func printable(s string) string {
+// Printable is a job's own text without what could steer a terminal.
+func Printable(s string) string {
 	return strings.Map(func(r rune) rune {
 		if unicode.IsPrint(r) {
 			return r
