@@ -49,7 +49,7 @@ func ConfigureRunner(ctx context.Context, o RunnerOptions) (text string, err err
 	}
 	for _, path := range []string{section.IdentityFile, section.KnownHosts} {
 		if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
-			return "", fmt.Errorf("%s is not installed on this host: run first: go tool mage install: %w", o.Spec.Name, err)
+			return "", fmt.Errorf("%s is not installed on this host: run first: %s: %w", o.Spec.Name, command.Self("install"), err)
 		} else if err != nil {
 			return "", err
 		}

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"text/template"
 
+	"ephemeral-builder/image/command"
 	"ephemeral-builder/image/spec"
 )
 
@@ -22,7 +23,7 @@ known_hosts (in {{.Keys.KnownHosts}}):
 
 GitLab Runner, on this host:
 
-  go tool mage runner -url=https://gitlab.example.com/ -token=FILE
+  {{.Self}} -url=https://gitlab.example.com/ -token=FILE
 
 which writes this to /etc/gitlab-runner/config.toml:
 
@@ -50,8 +51,9 @@ func Next(s spec.Spec, keys Keys) (string, error) {
 		KnownHost  string
 		Section    string
 		Register   string
+		Self       string
 	}{s, keys, s.SSH.Listen.Addr().String(), fmt.Sprint(s.SSH.Listen.Port()), strings.TrimSpace(string(line)),
-		indent(section.String()), section.Register(section.Token, false)})
+		indent(section.String()), section.Register(section.Token, false), command.Self("runner")})
 	return text.String(), err
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/google/renameio/v2"
 
 	"ephemeral-builder/image"
+	"ephemeral-builder/image/command"
 	"ephemeral-builder/image/dirlock"
 	"ephemeral-builder/image/progress"
 	"ephemeral-builder/image/spec"
@@ -45,7 +46,7 @@ func rollback(ctx context.Context, s spec.Spec) (from, to string, err error) {
 	defer unlock()
 	versions, from, err := Versions(s.Name)
 	if errors.Is(err, os.ErrNotExist) {
-		return "", "", fmt.Errorf("%s is not installed on this host: run first: go tool mage install: %w", s.Name, err)
+		return "", "", fmt.Errorf("%s is not installed on this host: run first: %s: %w", s.Name, command.Self("install"), err)
 	} else if err != nil {
 		return "", "", err
 	}
@@ -81,7 +82,7 @@ func before(versions []string, current string) (string, error) {
 	}
 	newest, err := image.Newest(older)
 	if err == nil && newest == "" {
-		err = fmt.Errorf("no version before %s is on this host: install one with: go tool mage install -version=VERSION", current)
+		err = fmt.Errorf("no version before %s is on this host: install one with: %s -version=VERSION", current, command.Self("install"))
 	}
 	return strings.TrimPrefix(newest, "_"), err
 }

@@ -19,7 +19,7 @@ type systemd struct{ conn *dbus.Conn }
 // booted fails on a machine that is run by something else.
 func booted() error {
 	if !util.IsRunningSystemd() {
-		return errors.New("systemd is not this machine's PID 1: run it on the host itself, or try a lab with: go tool mage lab:up")
+		return fmt.Errorf("systemd is not this machine's PID 1: run it on the host itself, or try a lab with: %s", command.Self("lab:up"))
 	}
 	return nil
 }

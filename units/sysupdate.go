@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
 
 	"ephemeral-builder/image"
@@ -24,6 +25,13 @@ const keepVersions = 16
 func canUpdate(s spec.Spec, from *url.URL) error {
 	if _, err := os.Stat(sysupdateProgram); err != nil {
 		return fmt.Errorf("updates by themselves need systemd-sysupdate, of Debian 13 and later: install them by hand here: %w", err)
+	}
+	// What it verifies signatures with, and by.
+	if _, err := exec.LookPath("gpg"); err != nil {
+		return fmt.Errorf("systemd-sysupdate verifies with gpg: apt-get install gpg: %w", err)
+	}
+	if _, err := os.Stat(source.DefaultKeyring); err != nil {
+		return fmt.Errorf("systemd-sysupdate needs the publisher's key there: %w", err)
 	}
 	if from != nil {
 		return nil

@@ -23,17 +23,18 @@ import (
 	"ephemeral-builder/units/status"
 )
 
-const install = "run: go tool mage install"
+// install is the remedy for what is not there.
+func install() string { return "run: " + command.Self("install") }
 
 func currentImage(_ context.Context, s subject) []Finding {
 	_, current, err := units.Versions(s.Name)
 	if errors.Is(err, fs.ErrNotExist) {
-		return []Finding{fail(s.Name+" has no image on this host", "containers are made of it", install)}
+		return []Finding{fail(s.Name+" has no image on this host", "containers are made of it", install())}
 	} else if err != nil {
 		return []Finding{unknown(err)}
 	}
 	if _, err := os.Stat(filepath.Join(units.ContainerDir, s.Name)); err != nil {
-		return []Finding{fail(err.Error(), "containers are made of it", install)}
+		return []Finding{fail(err.Error(), "containers are made of it", install())}
 	}
 	manifest, err := manifestOf(s)
 	if err != nil {
@@ -45,14 +46,14 @@ func currentImage(_ context.Context, s subject) []Finding {
 func socket(ctx context.Context, s subject) []Finding {
 	builders, err := status.Read(ctx, s.Name)
 	if err != nil {
-		return []Finding{fail(err.Error(), "nobody listens", install)}
+		return []Finding{fail(err.Error(), "nobody listens", install())}
 	}
 	b := builders[0]
 	switch {
 	case !b.Active:
 		return []Finding{fail(s.Name+".socket does not listen", "runners are refused", "systemctl start "+s.Name+".socket, and look at: journalctl -u "+s.Name+".socket")}
 	case b.Listen != s.SSH.Listen.String():
-		return []Finding{fail("it listens on "+b.Listen+", and the spec says "+s.SSH.Listen.String(), "the spec was changed since the install, or is another one's", install+", or name the spec with -spec")}
+		return []Finding{fail("it listens on "+b.Listen+", and the spec says "+s.SSH.Listen.String(), "the spec was changed since the install, or is another one's", install()+", or name the spec with -spec")}
 	}
 	return []Finding{ok("listens on %s; %d connections accepted, %d refused", b.Listen, b.Accepted, b.Refused)}
 }
@@ -64,7 +65,7 @@ func slots(ctx context.Context, s subject) (found []Finding) {
 	}
 	b := builders[0]
 	if b.Slots != s.Concurrency {
-		found = append(found, fail(fmt.Sprintf("there are %d, and the spec says %d", b.Slots, s.Concurrency), "jobs above them are refused", install))
+		found = append(found, fail(fmt.Sprintf("there are %d, and the spec says %d", b.Slots, s.Concurrency), "jobs above them are refused", install()))
 	}
 	out, err := command.Output(ctx, command.Cmd{Args: []string{"systemctl", "list-units", "--failed", "--plain", "--no-legend", s.Name + ".*", s.Name + "@*", s.Name + "-slots.*", s.Name + "-upkeep.*", s.Name + "-warm.*", s.Name + "-update.*"}})
 	if err != nil {
@@ -96,7 +97,7 @@ func keyFiles(_ context.Context, s subject) (found []Finding) {
 		info, err := os.Stat(path)
 		switch {
 		case err != nil:
-			found = append(found, fail(err.Error(), "nobody can log in without it", install))
+			found = append(found, fail(err.Error(), "nobody can log in without it", install()))
 		case info.Mode().Perm()&0o077 != 0:
 			found = append(found, fail(fmt.Sprintf("%s has mode %04o", path, info.Mode().Perm()), "whoever reads it can be the builder, or its client", "chmod 600 "+path+", or move it away and install, if somebody may have read it"))
 		}
@@ -105,15 +106,15 @@ func keyFiles(_ context.Context, s subject) (found []Finding) {
 	if err == nil {
 		known, readErr := os.ReadFile(s.keys.KnownHosts)
 		if want := knownhosts.Line([]string{s.SSH.Listen.String()}, host); readErr != nil || strings.TrimSpace(string(known)) != want {
-			found = append(found, fail(s.keys.KnownHosts+" does not have the host's key", "the runner refuses the connection", install))
+			found = append(found, fail(s.keys.KnownHosts+" does not have the host's key", "the runner refuses the connection", install()))
 		}
 	}
 	authorized, err := os.ReadFile(s.keys.AuthorizedKeys)
 	switch runner, keyErr := publicKey(s.keys.Runner + ".pub"); {
 	case err != nil:
-		found = append(found, fail(err.Error(), "nobody can log in without it", install))
+		found = append(found, fail(err.Error(), "nobody can log in without it", install()))
 	case keyErr == nil && !bytes.Contains(authorized, bytes.TrimSpace(ssh.MarshalAuthorizedKey(runner))):
-		found = append(found, fail(s.keys.AuthorizedKeys+" lacks the key of "+s.keys.Runner, "the runner is refused", install))
+		found = append(found, fail(s.keys.AuthorizedKeys+" lacks the key of "+s.keys.Runner, "the runner is refused", install()))
 	}
 	if len(found) == 0 {
 		found = append(found, ok("host and runner have theirs, in %s", filepath.Dir(s.keys.HostKey)))
@@ -130,13 +131,13 @@ func publicKey(path string) (ssh.PublicKey, error) {
 	return key, err
 }
 
-const tell = "run: go tool mage runner"
+func tell() string { return "run: " + command.Self("runner") }
 
 // runnerConfig compares what GitLab Runner has been told with the spec.
 func runnerConfig(_ context.Context, s subject) []Finding {
 	text, err := os.ReadFile(units.RunnerConfig)
 	if errors.Is(err, fs.ErrNotExist) {
-		return []Finding{warn("there is no "+units.RunnerConfig, "no GitLab Runner of this host uses the builder", tell+" -url=https://gitlab.example.com/ -token=FILE; or nothing, if who uses it is not GitLab")}
+		return []Finding{warn("there is no "+units.RunnerConfig, "no GitLab Runner of this host uses the builder", tell()+" -url=https://gitlab.example.com/ -token=FILE; or nothing, if who uses it is not GitLab")}
 	} else if err != nil {
 		return []Finding{unknown(err)}
 	}
@@ -160,7 +161,7 @@ func judge(config runner.Config, s subject) (found []Finding) {
 		}
 		jobs += r.Limit
 		bad := func(what, why string) {
-			found = append(found, fail(fmt.Sprintf("runner %q: %s", r.Name, what), why, tell+" -name="+command.Quote([]string{r.Name})))
+			found = append(found, fail(fmt.Sprintf("runner %q: %s", r.Name, what), why, tell()+" -name="+command.Quote([]string{r.Name})))
 		}
 		if r.Limit == 0 || r.Limit > s.Concurrency {
 			bad(fmt.Sprintf("limit is %d for %d slots", r.Limit, s.Concurrency), "jobs above the slots are refused, and fail")
@@ -177,11 +178,11 @@ func judge(config runner.Config, s subject) (found []Finding) {
 	}
 	switch {
 	case jobs == 0 && len(found) == 0:
-		found = append(found, warn("none in "+units.RunnerConfig+" uses the builder", "no GitLab Runner of this host gives it jobs", tell+" -url=https://gitlab.example.com/ -token=FILE"))
+		found = append(found, warn("none in "+units.RunnerConfig+" uses the builder", "no GitLab Runner of this host gives it jobs", tell()+" -url=https://gitlab.example.com/ -token=FILE"))
 	case jobs > s.Concurrency && s.Start != spec.StartWarm:
 		found = append(found, fail(fmt.Sprintf("the runners take %d jobs at once, for %d slots", jobs, s.Concurrency), "jobs above the slots are refused, and fail", "lower their limits, raise concurrency in the spec, or set start = \"warm\""))
 	case config.Concurrent < min(jobs, s.Concurrency):
-		found = append(found, warn(fmt.Sprintf("concurrent is %d for %d slots", config.Concurrent, s.Concurrency), "the other slots stay empty", tell))
+		found = append(found, warn(fmt.Sprintf("concurrent is %d for %d slots", config.Concurrent, s.Concurrency), "the other slots stay empty", tell()))
 	case len(found) == 0:
 		found = append(found, ok("%d jobs at once, for %d slots", jobs, s.Concurrency))
 	}
@@ -195,7 +196,7 @@ func connection(ctx context.Context, s subject) []Finding {
 		return []Finding{busy()}
 	}
 	if err != nil {
-		return []Finding{fail("a login fails: "+err.Error(), "so will those of the runner", "look at: go tool mage logs -name="+s.Name)}
+		return []Finding{fail("a login fails: "+err.Error(), "so will those of the runner", "look at: "+command.Self("logs -name="+s.Name))}
 	}
 	defer client.Close()
 	// A .profile can wait for ever.

@@ -107,7 +107,7 @@ func programs(_ context.Context, s subject) (found []Finding) {
 func disk(_ context.Context, s subject) []Finding {
 	var fs unix.Statfs_t
 	if err := unix.Statfs(units.ContainerDir, &fs); err != nil {
-		return []Finding{fail(units.ContainerDir+": "+err.Error(), "images are there", "run: go tool mage install")}
+		return []Finding{fail(units.ContainerDir+": "+err.Error(), "images are there", install())}
 	}
 	free, need := int64(fs.Bavail)*fs.Bsize>>20, int64(1024)
 	if manifest, err := manifestOf(s); err == nil {
@@ -127,7 +127,7 @@ func jobCache(_ context.Context, s subject) []Finding {
 	dir := filepath.Join(units.CacheDir, s.Name)
 	var own, around unix.Stat_t
 	if err := errors.Join(unix.Stat(dir, &own), unix.Stat(filepath.Dir(dir), &around)); err != nil || own.Dev == around.Dev {
-		return []Finding{fail("nothing is mounted in "+dir, "jobs have no cache, and say nothing of it", "look at: journalctl -u "+s.Name+"-slots; and "+install)}
+		return []Finding{fail("nothing is mounted in "+dir, "jobs have no cache, and say nothing of it", "look at: journalctl -u "+s.Name+"-slots; and "+install())}
 	}
 	var fs unix.Statfs_t
 	if err := unix.Statfs(dir, &fs); err != nil {

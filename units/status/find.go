@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+
+	"ephemeral-builder/image/command"
 )
 
 // Find is the running container that job names: by its slot, the port of its client, its machine
@@ -29,7 +31,7 @@ func Find(ctx context.Context, name, job string) (Container, error) {
 	case len(all) == 0:
 		return Container{}, fmt.Errorf("no container serves a connection")
 	case len(found) == 0:
-		return Container{}, fmt.Errorf("no container that serves is %s: see go tool mage status", job)
+		return Container{}, fmt.Errorf("no container that serves is %s: see %s", job, command.Self("status"))
 	}
 	var names []string
 	for _, c := range found {

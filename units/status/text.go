@@ -8,6 +8,8 @@ import (
 	"text/tabwriter"
 	"time"
 	"unicode"
+
+	"ephemeral-builder/image/command"
 )
 
 // Print writes a table, or JSON.
@@ -25,7 +27,7 @@ func Print(f *os.File, builders []Builder, asJSON bool) error {
 func Text(builders []Builder, now time.Time, width int) string {
 	var b strings.Builder
 	if len(builders) == 0 {
-		b.WriteString("no builder is installed on this host: install one with: go tool mage install\n")
+		fmt.Fprintf(&b, "no builder is installed on this host: install one with: %s\n", command.Self("install"))
 	}
 	for i, one := range builders {
 		if i > 0 {
