@@ -183,7 +183,7 @@ func builderImage(ctx context.Context, rep *progress.Reporter, e edition) (strin
 		return "", err
 	}
 	made := e.spec
-	made.Concurrency, made.SSH, made.Limits, made.Cache = 0, spec.SSH{}, spec.Limits{}, 0 // are of the units only
+	made.Concurrency, made.SSH, made.Limits, made.Cache, made.GitMirror = 0, spec.SSH{}, spec.Limits{}, 0, "" // are of the units only
 	dist := filepath.Join(cache.Dir(), "images", digest(l.Packages, made, e.version, sources), "dist")
 	return dist, once(ctx, filepath.Dir(dist), filepath.Join(dist, sums.Name), func() error {
 		_, err := image.Build(ctx, rep, image.Options{Spec: e.spec, Version: e.version, Lock: &l, Out: dist, Cache: cache.Dir()})

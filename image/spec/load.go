@@ -144,6 +144,7 @@ func settings(s *Spec) []setting {
 		{"root", (*string)(&s.Root)},
 		{"home", (*string)(&s.Home)},
 		{"cache", &s.Cache},
+		{"git_mirror", &s.GitMirror},
 		{"user.uid", &s.User.UID},
 		{"user.gid", &s.User.GID},
 		{"ssh.listen", &s.SSH.Listen},

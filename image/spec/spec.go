@@ -81,6 +81,10 @@ type Spec struct {
 	// read and change all of it.
 	Cache Size `toml:"cache" json:"cache,omitzero"`
 
+	// GitMirror is a folder on the host with bare repositories, NAME.git or GROUP/NAME.git, which
+	// jobs can read: what is in them they need not fetch. An absolute path; none if empty.
+	GitMirror string `toml:"git_mirror" json:"git_mirror,omitempty"`
+
 	User   User   `toml:"user" json:"user"`
 	SSH    SSH    `toml:"ssh" json:"ssh"`
 	Limits Limits `toml:"limits" json:"limits"`

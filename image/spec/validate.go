@@ -9,10 +9,11 @@ import (
 )
 
 var (
-	nameForm    = regexp.MustCompile(`^[a-z][a-z0-9]*(-[a-z0-9]+)*$`)
-	suiteForm   = regexp.MustCompile(`^[a-z][a-z0-9.-]*$`)
-	packageForm = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]+$`) // Debian Policy 5.6.1
-	setuidForm  = regexp.MustCompile(`^(/[^/[:space:][:cntrl:]*?\[\]]+)+$`)
+	gitFolderForm = regexp.MustCompile(`^/[A-Za-z0-9._/-]*$`)
+	nameForm      = regexp.MustCompile(`^[a-z][a-z0-9]*(-[a-z0-9]+)*$`)
+	suiteForm     = regexp.MustCompile(`^[a-z][a-z0-9.-]*$`)
+	packageForm   = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]+$`) // Debian Policy 5.6.1
+	setuidForm    = regexp.MustCompile(`^(/[^/[:space:][:cntrl:]*?\[\]]+)+$`)
 	// It ends up in a sources.list line and in arguments, where blanks, commas, brackets
 	// and quotes mean something. No "@": a password would be published with the image.
 	mirrorForm = regexp.MustCompile(`^(https?://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]+)?(/[A-Za-z0-9._~%+/-]*)?|file:(//)?/[A-Za-z0-9._~%+/-]+)$`)
@@ -156,6 +157,9 @@ func (s Spec) problems() []problem {
 	}
 	if s.Cache != 0 && s.Cache < diskMin {
 		report("cache", "cache is %s: use 16M or more, an ext4 file system has to fit, or leave it out for none", s.Cache)
+	}
+	if s.GitMirror != "" && !gitFolderForm.MatchString(s.GitMirror) {
+		report("git_mirror", "git_mirror %q: use an absolute path of letters, digits and -._/", s.GitMirror)
 	}
 
 	for key, id := range map[string]int{"user.uid": s.User.UID, "user.gid": s.User.GID} {

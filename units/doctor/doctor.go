@@ -72,6 +72,7 @@ var checks = []check{
 	{"clock", clock},
 	{"image", currentImage},
 	{"cache", jobCache},
+	{"git mirror", gitMirror},
 	{"socket", socket},
 	{"slots", slots},
 	{"network", network},

@@ -136,6 +136,31 @@ func jobCache(_ context.Context, s subject) []Finding {
 	return []Finding{ok("%d%% of %s are used", 100-100*fs.Bfree/max(fs.Blocks, 1), s.Cache)}
 }
 
+// gitMirror looks for repositories that everybody can read.
+func gitMirror(_ context.Context, s subject) []Finding {
+	if s.GitMirror == "" {
+		return []Finding{ok("none: jobs fetch all")}
+	}
+	const why = "jobs fetch all, and say nothing of it"
+	var found []string
+	for _, pattern := range []string{"*.git/objects", "*/*.git/objects"} {
+		paths, err := filepath.Glob(filepath.Join(s.GitMirror, pattern))
+		if err != nil {
+			return []Finding{unknown(err)}
+		}
+		found = append(found, paths...)
+	}
+	for _, objects := range found {
+		if info, err := os.Stat(objects); err != nil || info.Mode().Perm()&0o005 != 0o005 {
+			return []Finding{warn(objects+" is not for everybody to read", why, "chmod -R go+rX "+s.GitMirror)}
+		}
+	}
+	if len(found) == 0 {
+		return []Finding{warn(s.GitMirror+" has no repository", why, "git clone --mirror URL "+s.GitMirror+"/GROUP/NAME.git, and git fetch there from time to time")}
+	}
+	return []Finding{ok("%d repositories in %s", len(found), s.GitMirror)}
+}
+
 func memory(ctx context.Context, s subject) []Finding {
 	host, err := units.ThisHost(ctx)
 	if err != nil {
