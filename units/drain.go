@@ -47,12 +47,9 @@ func waitForOthers(ctx context.Context, rep *progress.Reporter, name, version st
 		}
 		stage.Detail("%d containers have another version than %s: slots %s", len(others), version, strings.Join(others, ", "))
 		select {
-		case event := <-watcher.Events:
-			// With the slots' unit the folder is new.
-			if event.Op.Has(fsnotify.Remove) && event.Name == used {
-				_ = watcher.Add(used)
-			}
-		case <-time.After(5 * time.Second): // where the link leads is not watched
+		case <-watcher.Events:
+		// Where the link leads is not watched, and with the slots' unit the folder is new.
+		case <-time.After(5 * time.Second):
 			_ = watcher.Add(used)
 		case err := <-watcher.Errors:
 			return err

@@ -47,15 +47,10 @@ func ConfigureRunner(ctx context.Context, o RunnerOptions) (text string, err err
 	if o.URL != "" && !strings.HasPrefix(o.URL, "https://") && !strings.HasPrefix(o.URL, "http://") {
 		return "", fmt.Errorf("%s is no address of a GitLab: write it as https://gitlab.example.com/", o.URL)
 	}
-	for _, path := range []string{section.IdentityFile, section.KnownHosts} {
-		if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
-			return "", fmt.Errorf("%s is not installed on this host: run first: %s: %w", o.Spec.Name, command.Self("install"), err)
-		} else if err != nil {
-			return "", err
-		}
-	}
 	known, err := os.ReadFile(section.KnownHosts)
-	if err != nil {
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("%s is not installed on this host: run first: %s: %w", o.Spec.Name, command.Self("install"), err)
+	} else if err != nil {
 		return "", err
 	}
 	if address := knownhosts.Normalize(o.Spec.SSH.Listen.String()); !strings.HasPrefix(string(known), address+" ") {
@@ -73,7 +68,6 @@ func ConfigureRunner(ctx context.Context, o RunnerOptions) (text string, err err
 		return "", errors.New("the token has blanks in it: it is one word, which begins with glrt-")
 	}
 	if runner.IsRegistrationToken(section.Token) {
-		section.URL = o.URL
 		return "", fmt.Errorf("this is a registration token, which the runner exchanges for one of its own: run this, and set concurrent = %d in %s\n\n  %s",
 			section.Limit, o.Config, section.Register(shell, true))
 	}
@@ -88,10 +82,9 @@ func ConfigureRunner(ctx context.Context, o RunnerOptions) (text string, err err
 	for _, change := range changes {
 		fmt.Fprintln(&out, change)
 	}
-	switch {
-	case len(changes) == 0:
+	if len(changes) == 0 {
 		fmt.Fprintf(&out, "unchanged: %s knew the runner %q already\n", o.Config, section.Name)
-	default:
+	} else {
 		fmt.Fprintf(&out, "wrote %s\n", o.Config)
 	}
 	switch {
@@ -137,7 +130,7 @@ func checkRunners(c runner.Config, s spec.Spec) error {
 	var names []string
 	jobs := 0
 	for _, r := range c.Runners {
-		if r.Executor != "ssh" || r.SSH.Host != s.SSH.Listen.Addr().String() || r.SSH.Port != fmt.Sprint(s.SSH.Listen.Port()) {
+		if !r.Uses(s.SSH.Listen) {
 			continue
 		}
 		if r.Limit == 0 {

@@ -1,6 +1,6 @@
 // Package gitlab looks like GitLab and its runner, as far as a builder has to do with them: jobs
-// as GitLab's API hands them out, and the runner's SSH executor. What the runner does was read in
-// its own source, 19.4, and seen in runs of 15.4.
+// as GitLab's API hands them out, and the runner's SSH executor, after its source of 19.4. It was
+// compared with no runner that ran: that is what gitlab-real.txtar is for.
 package gitlab
 
 import (

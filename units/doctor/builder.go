@@ -148,15 +148,10 @@ func runnerConfig(_ context.Context, s subject) []Finding {
 	return judge(config, s)
 }
 
-// uses says whether a runner gives its jobs to the builder.
-func uses(r runner.Runner, s subject) bool {
-	return r.Executor == "ssh" && r.SSH.Host == s.SSH.Listen.Addr().String() && r.SSH.Port == fmt.Sprint(s.SSH.Listen.Port())
-}
-
 func judge(config runner.Config, s subject) (found []Finding) {
 	jobs := 0
 	for _, r := range config.Runners {
-		if !uses(r, s) {
+		if !r.Uses(s.SSH.Listen) {
 			continue
 		}
 		jobs += r.Limit
@@ -191,12 +186,24 @@ func judge(config runner.Config, s subject) (found []Finding) {
 
 // connection makes one as the runner does, and asks in it for what jobs need. It takes a slot.
 func connection(ctx context.Context, s subject) []Finding {
-	client, took, err := dial(ctx, s)
-	if errors.Is(err, errBusy) {
+	took, out, err := run(ctx, s, "bash -l", "exit 0\n")
+	switch {
+	case errors.Is(err, errBusy):
 		return []Finding{busy()}
-	}
-	if err != nil {
+	case err != nil && took == 0:
 		return []Finding{fail("a login fails: "+err.Error(), "so will those of the runner", "look at: "+command.Self("logs -name="+s.Name))}
+	case err != nil || len(out) > 0:
+		return []Finding{fail(fmt.Sprintf("a login shell that does nothing ends with %v, and says %q", err, out), "it fails each stage of a job, or is in each job's log", "look at .profile and .bash_logout in files of the spec")}
+	}
+	return []Finding{ok("a login as the runner's, and a shell, in %v", took.Round(time.Millisecond))}
+}
+
+// run runs a command in a connection of its own, with a text as its standard input. took is until
+// the login; zero if there was none.
+func run(ctx context.Context, s subject, command, stdin string) (took time.Duration, out []byte, err error) {
+	client, took, err := dial(ctx, s)
+	if err != nil {
+		return 0, nil, err
 	}
 	defer client.Close()
 	// A .profile can wait for ever.
@@ -205,14 +212,12 @@ func connection(ctx context.Context, s subject) []Finding {
 	defer context.AfterFunc(ctx, func() { client.Close() })()
 	session, err := client.NewSession()
 	if err != nil {
-		return []Finding{unknown(err)}
+		return took, nil, err
 	}
 	defer session.Close()
-	session.Stdin = strings.NewReader("exit 0\n")
-	if out, err := session.CombinedOutput("bash -l"); err != nil || len(out) > 0 {
-		return []Finding{fail(fmt.Sprintf("a login shell that does nothing ends with %v, and says %q", err, out), "it fails each stage of a job, or is in each job's log", "look at .profile and .bash_logout in files of the spec")}
-	}
-	return []Finding{ok("a login as the runner's, and a shell, in %v", took.Round(time.Millisecond))}
+	session.Stdin = strings.NewReader(stdin)
+	out, err = session.CombinedOutput(command)
+	return took, out, err
 }
 
 // artifacts asks in a container for the runner's own program. Where no runner of this host uses the
@@ -220,28 +225,18 @@ func connection(ctx context.Context, s subject) []Finding {
 func artifacts(ctx context.Context, s subject) []Finding {
 	bad := warn
 	if text, err := os.ReadFile(units.RunnerConfig); err == nil {
-		if config, err := runner.Read(text); err == nil && slices.ContainsFunc(config.Runners, func(r runner.Runner) bool { return uses(r, s) }) {
+		if config, err := runner.Read(text); err == nil && slices.ContainsFunc(config.Runners, func(r runner.Runner) bool { return r.Uses(s.SSH.Listen) }) {
 			bad = fail
 		}
 	}
 	const why = "jobs with artifacts or a cache lose them, and succeed all the same"
-	client, _, err := dial(ctx, s)
+	took, out, err := run(ctx, s, "bash -lc 'gitlab-runner --version' 2>/dev/null", "")
 	if errors.Is(err, errBusy) {
 		return []Finding{busy()}
 	}
-	if err != nil {
+	if err != nil && took == 0 {
 		return []Finding{unknown(err)}
 	}
-	defer client.Close()
-	ctx, cancel := context.WithTimeout(ctx, time.Duration(s.Limits.StartTimeout))
-	defer cancel()
-	defer context.AfterFunc(ctx, func() { client.Close() })()
-	session, err := client.NewSession()
-	if err != nil {
-		return []Finding{unknown(err)}
-	}
-	defer session.Close()
-	out, err := session.Output("bash -lc 'gitlab-runner --version'")
 	if err == nil {
 		version, _, _ := strings.Cut(string(out), "\n")
 		return []Finding{ok("gitlab-runner is in the containers: %s", strings.Join(strings.Fields(version), " "))}

@@ -153,7 +153,7 @@ func find(ctx context.Context, name, job string) (invocation string, runs bool, 
 		}
 	}
 	var match []string
-	if unit != "" { // which takes seconds if there were 10000 connections
+	if unit != "" { // as it took 4.6 s for 30000 units, one for each connection
 		match = []string{"--unit=" + unit}
 	}
 	out, err := command.Output(ctx, command.Cmd{Args: append([]string{"journalctl", "--output=json", "--output-fields=" + fields, "--quiet",

@@ -93,6 +93,5 @@ func private(path string, info fs.FileInfo) error {
 }
 
 // IsRegistrationToken tells a token that only registers runners, before GitLab 16, from one that
-// a runner has. Those that GitLab resets begin so; see gitlab-org/gitlab!81050. Of older ones
-// nobody can tell.
+// a runner has, if it begins as GitLab's later ones do. Of older ones nobody can tell.
 func IsRegistrationToken(token string) bool { return strings.HasPrefix(token, "GR1348941") }

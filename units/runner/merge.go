@@ -2,8 +2,10 @@ package runner
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
+	"net/netip"
 	"reflect"
 	"slices"
 	"strings"
@@ -17,7 +19,7 @@ import (
 // "concurrent", which is raised to what the section needs. With an empty Token or URL those that
 // are there stay. The second result says what has changed, a line each; none if nothing has.
 func Merge(old []byte, s Section) (merged []byte, changes []string, err error) {
-	before, err := decode(old)
+	before, err := Read(old)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -32,7 +34,7 @@ func Merge(old []byte, s Section) (merged []byte, changes []string, err error) {
 		if r.Executor != "ssh" {
 			return nil, nil, fmt.Errorf("the runner %q has the executor %q: choose another name for this one", s.Name, r.Executor)
 		}
-		s.Token, s.URL = or(s.Token, r.Token), or(s.URL, r.URL)
+		s.Token, s.URL = cmp.Or(s.Token, r.Token), cmp.Or(s.URL, r.URL)
 		mine = i
 	}
 	switch {
@@ -47,7 +49,7 @@ func Merge(old []byte, s Section) (merged []byte, changes []string, err error) {
 		return nil, nil, err
 	}
 	var e edits
-	if !(before.Concurrent >= s.Limit) {
+	if before.Concurrent < s.Limit {
 		value := fmt.Sprint(s.Limit)
 		change := "concurrent = " + value
 		if at, ok := doc.keys["concurrent"]; ok {
@@ -77,13 +79,6 @@ func Merge(old []byte, s Section) (merged []byte, changes []string, err error) {
 	return merged, changes, verify(old, merged, mine, s)
 }
 
-func or(a, b string) string {
-	if a != "" {
-		return a
-	}
-	return b
-}
-
 // Config is what concerns others in a config.toml.
 type Config struct {
 	Concurrent int      `toml:"concurrent"`
@@ -109,10 +104,13 @@ type Runner struct {
 	} `toml:"ssh"`
 }
 
-// Read decodes a config.toml. The error has the line.
-func Read(text []byte) (Config, error) { return decode(text) }
+// Uses says whether the runner gives its jobs to the builder that listens at an address.
+func (r Runner) Uses(listen netip.AddrPort) bool {
+	return r.Executor == "ssh" && r.SSH.Host == listen.Addr().String() && r.SSH.Port == fmt.Sprint(listen.Port())
+}
 
-func decode(text []byte) (c Config, err error) {
+// Read decodes a config.toml. The error has the line.
+func Read(text []byte) (c Config, err error) {
 	var all map[string]any // with what a Config does not have
 	if err = toml.Unmarshal(text, &all); err == nil {
 		err = toml.Unmarshal(text, &c)
@@ -127,10 +125,10 @@ func decode(text []byte) (c Config, err error) {
 
 // document is where things are in a config.toml, in bytes.
 type document struct {
-	keys   map[string]span // by their path: runners[0].ssh.host
-	values map[string]any  // likewise, of those that are no tables
-	tables map[string]int  // by path: where its last line ends that is not blank or a comment
-	inline map[string]bool // paths of inline tables and arrays
+	keys   map[string]span   // by their path: runners[0].ssh.host
+	values map[string]string // likewise, of those that are no tables
+	tables map[string]int    // by path: where its last line ends that is not blank or a comment
+	inline map[string]bool   // paths of inline tables and arrays
 }
 
 // ours are the names of all keys that a merge can write.
@@ -146,7 +144,7 @@ var ours = func() map[string]bool {
 type span struct{ from, to int }
 
 func parse(text []byte) (document, error) {
-	d := document{keys: map[string]span{}, values: map[string]any{}, tables: map[string]int{}, inline: map[string]bool{}}
+	d := document{keys: map[string]span{}, values: map[string]string{}, tables: map[string]int{}, inline: map[string]bool{}}
 	var p unstable.Parser
 	p.Reset(text)
 	path, runners := "", -1
@@ -230,7 +228,7 @@ func (d document) set(e *edits, runner int, table string, entries []entry) (chan
 		switch {
 		case !ok:
 			e.insert(at, indent+text+"\n")
-		case equal(d.values[base+"."+want.key].(string), want):
+		case equal(d.values[base+"."+want.key], want):
 			continue
 		default:
 			e.replace(where, text)
