@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/crypto/ssh"
+
+	"ephemeral-builder/harness/sshclient"
 )
 
 // Executor looks like the runner's SSH executor: executors/ssh/ssh.go and helpers/ssh there.
@@ -81,8 +83,14 @@ func (e Executor) Run(ctx context.Context, j Job, log io.Writer, cancel <-chan C
 		r.System = fmt.Errorf("prepare environment: %w", err)
 		return r
 	}
-	defer context.AfterFunc(ctx, func() { client.Close() })()
 	defer client.Close()
+	ctx, ended := context.WithCancel(ctx)
+	defer ended()
+	context.AfterFunc(ctx, func() { client.Close() })
+	go func() {
+		_ = client.Wait()
+		ended()
+	}()
 
 	timer := time.NewTimer(time.Duration(j.Runner.Timeout) * time.Second)
 	defer timer.Stop()
@@ -98,7 +106,7 @@ func (e Executor) Run(ctx context.Context, j Job, log io.Writer, cancel <-chan C
 	}()
 	run := func(all []stage, stop <-chan error) (err error) {
 		for _, s := range all {
-			if err = e.stage(client, s, log, stop); err != nil {
+			if err = e.stage(ctx, client, s, log, stop); err != nil {
 				break
 			}
 		}
@@ -170,9 +178,10 @@ func (e Executor) dial(ctx context.Context) (*ssh.Client, error) {
 	return ssh.NewClient(conn, channels, requests), nil
 }
 
-// stage runs one script. One that is stopped gets the signal KILL, and its session is closed.
-func (e Executor) stage(client *ssh.Client, s stage, log io.Writer, stop <-chan error) error {
-	session, err := client.NewSession()
+// stage runs one script. One that is stopped gets the signal KILL, and its session is closed. ctx
+// ends with the connection.
+func (e Executor) stage(ctx context.Context, client *ssh.Client, s stage, log io.Writer, stop <-chan error) error {
+	session, err := sshclient.NewSession(client, ctx.Done())
 	if err != nil {
 		return err
 	}

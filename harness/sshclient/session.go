@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 
 	"golang.org/x/crypto/ssh"
 )
@@ -58,27 +59,31 @@ func (c *Conn) Start(ctx context.Context, cmd string, stdin io.Reader, stdout, s
 	return s, nil
 }
 
-func (s *Session) open(cmd string, stdin io.Reader, stdout, stderr io.Writer) error {
-	// A channel opened at the very moment when the connection ends waits for its answer
-	// for ever, even after the client was closed. Hence the goroutine.
+// NewSession is the client's, but returns when ended is closed, as that of a connection that has
+// ended: a channel opened at the very moment when it ends waits for its answer for ever, even
+// after the client was closed.
+func NewSession(client *ssh.Client, ended <-chan struct{}) (*ssh.Session, error) {
 	type answer struct {
 		session *ssh.Session
 		err     error
 	}
 	opened := make(chan answer, 1)
 	go func() {
-		session, err := s.conn.client.NewSession()
+		session, err := client.NewSession()
 		opened <- answer{session, err}
 	}()
-	var session *ssh.Session
 	select {
 	case a := <-opened:
-		if a.err != nil {
-			return a.err
-		}
-		session = a.session
-	case <-s.conn.done:
-		return s.conn.err
+		return a.session, a.err
+	case <-ended:
+		return nil, net.ErrClosed
+	}
+}
+
+func (s *Session) open(cmd string, stdin io.Reader, stdout, stderr io.Writer) error {
+	session, err := NewSession(s.conn.client, s.conn.done)
+	if err != nil {
+		return err
 	}
 	s.ssh = session
 	session.Stdout = &sink{"stdout", stdout, s.conn.wire}
