@@ -36,7 +36,7 @@ after_script = ["true"]`)
 		Addr:     server.Addr, User: server.Target.User, Identity: server.Target.Identity,
 		HostKey: ssh.InsecureIgnoreHostKey(), // the server has two
 	}
-	for range 50 {
+	for range 20 {
 		result := make(chan gitlab.Result, 1)
 		go func() { result <- executor.Run(t.Context(), recipe.Job(1), ends(server.DropAll), nil) }()
 		select {

@@ -1,6 +1,6 @@
 // Package gitlab looks like GitLab and its runner, as far as a builder has to do with them: jobs
-// as GitLab's API hands them out, and the runner's SSH executor, after its source of 19.4. It was
-// compared with no runner that ran: that is what gitlab-real.txtar is for.
+// as GitLab's API hands them out, and the runner's SSH executor, after its source of 19.4. Script
+// gitlab-real.txtar has a real one carry out the same jobs, where there is one.
 package gitlab
 
 import (
@@ -25,8 +25,13 @@ type Job struct {
 	Artifacts []Artifact `json:"artifacts,omitempty"`
 	Needs     []Need     `json:"dependencies,omitempty"`
 
-	AllowGitFetch bool            `json:"allow_git_fetch"`
-	Features      map[string]bool `json:"features"`
+	AllowGitFetch bool     `json:"allow_git_fetch"`
+	Features      Features `json:"features"`
+}
+
+// Features are what GitLab can do.
+type Features struct {
+	FailureReasons []string `json:"failure_reasons"` // that it knows; any other becomes unknown_failure
 }
 
 // JobInfo is about a job and its project.
@@ -136,7 +141,7 @@ func (r Recipe) Job(id int) Job {
 		ID: id, Token: token(id),
 		JobInfo:  JobInfo{Name: "job", Stage: "test", ProjectID: 1, ProjectName: path.Base(project)},
 		Runner:   RunnerInfo{timeout},
-		Features: map[string]bool{"failure_reasons": true},
+		Features: Features{FailureReasons: []string{"unknown_failure", "script_failure", "runner_system_failure", "job_execution_timeout"}},
 		Variables: []Variable{
 			{Key: "CI", Value: "true", Public: true},
 			{Key: "CI_JOB_ID", Value: fmt.Sprint(id), Public: true},

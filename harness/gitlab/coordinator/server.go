@@ -98,12 +98,22 @@ func (s *Server) add(w http.ResponseWriter, r *http.Request) {
 	http.Error(w, err.Error(), http.StatusBadRequest)
 }
 
+// ready tells whether the jobs whose artifacts a job needs have succeeded.
+func (s *Server) ready(job gitlab.Job) bool {
+	for _, need := range job.Needs {
+		if need.ID < 1 || need.ID > len(s.jobs) || s.jobs[need.ID-1].State != "success" {
+			return false
+		}
+	}
+	return true
+}
+
 // request gives the first job that nobody has: 201 with one, 204 without.
 func (s *Server) request(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, record := range s.jobs {
-		if record.State == "pending" && record.Canceled == "" {
+		if record.State == "pending" && record.Canceled == "" && s.ready(record.Job) {
 			record.State = "running"
 			reply(w, http.StatusCreated, record.Job)
 			return

@@ -7,6 +7,7 @@ import (
 	"mime/multipart"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
 )
 
@@ -55,12 +56,17 @@ func TestJob(t *testing.T) {
 	a.want(204, "POST", "/api/v4/jobs/request", `{"token":"glrt-x"}`, nil)
 	a.want(400, "POST", "/lab/jobs", `nonsense = 1`, nil)
 	a.want(201, "POST", "/lab/jobs", `script = ["true"]`, nil)
-	a.want(201, "POST", "/api/v4/jobs/request", `{"token":"glrt-x"}`, nil)
+	a.want(201, "POST", "/lab/jobs", "needs = [1]\nscript = [\"true\"]", nil)
+	// A real runner takes no job whose features it can't read.
+	if job := a.want(201, "POST", "/api/v4/jobs/request", `{"token":"glrt-x"}`, nil); !strings.Contains(job, `"features":{"failure_reasons":["`) {
+		t.Errorf("failure_reasons is no list: %s", job)
+	}
+	// The second has to wait for the first one's artifacts.
 	a.want(204, "POST", "/api/v4/jobs/request", `{"token":"glrt-x"}`, nil)
 
 	// The log comes in pieces, each from where the last one ended.
 	a.want(403, "PATCH", "/api/v4/jobs/1/trace", "x", map[string]string{"JOB-TOKEN": "job-token-2", "Content-Range": "0-0"})
-	a.want(404, "PATCH", "/api/v4/jobs/2/trace", "x", token)
+	a.want(404, "PATCH", "/api/v4/jobs/3/trace", "x", token)
 	for i, piece := range []string{"abc", "def"} {
 		header := map[string]string{"JOB-TOKEN": "job-token-1", "Content-Range": []string{"0-2", "3-5"}[i]}
 		if status, _, got := a.call("PATCH", "/api/v4/jobs/1/trace", piece, header); status != 202 || got.Get("Job-Status") != "running" {
