@@ -17,7 +17,8 @@ import (
 // Merge puts a section into a config.toml: in place of what the runner of that name has, or else
 // at the end. Everything else stays as it is, comments and other runners included, but
 // "concurrent", which is raised to what the section needs. With an empty Token or URL those that
-// are there stay. The second result says what has changed, a line each; none if nothing has.
+// are there stay, and request_concurrency always does. The second result says what has changed, a
+// line each; none if nothing has.
 func Merge(old []byte, s Section) (merged []byte, changes []string, err error) {
 	before, err := Read(old)
 	if err != nil {
@@ -34,7 +35,7 @@ func Merge(old []byte, s Section) (merged []byte, changes []string, err error) {
 		if r.Executor != "ssh" {
 			return nil, nil, fmt.Errorf("the runner %q has the executor %q: choose another name for this one", s.Name, r.Executor)
 		}
-		s.Token, s.URL = cmp.Or(s.Token, r.Token), cmp.Or(s.URL, r.URL)
+		s.Token, s.URL, s.Requests = cmp.Or(s.Token, r.Token), cmp.Or(s.URL, r.URL), cmp.Or(r.Requests, s.Requests)
 		mine = i
 	}
 	switch {
@@ -92,6 +93,7 @@ type Runner struct {
 	Token     string `toml:"token"`
 	Executor  string `toml:"executor"`
 	Limit     int    `toml:"limit"` // none if zero
+	Requests  int    `toml:"request_concurrency"`
 	BuildsDir string `toml:"builds_dir"`
 	CacheDir  string `toml:"cache_dir"`
 	SSH       struct {

@@ -20,6 +20,7 @@ const written = `[[runners]]
   token = "glrt-example"
   executor = "ssh"
   limit = 4
+  request_concurrency = 2
   builds_dir = "/home/builder/builds"
   cache_dir = "/home/builder/cache"
   [runners.ssh]
@@ -49,19 +50,19 @@ func TestMerge(t *testing.T) {
 		{
 			"comments and other runners",
 			"# how many\nconcurrent = 2 # at most\n\n" + other + "\n# the builder\n[[runners]] # here\n" +
-				"  executor = 'ssh' # as it is\n  limit = 9 # too many\n  name = \"tools\"\n\n  # the secret\n  token = \"glrt-old\"\n  environment = [\"A=1\", \"B=[2]\"]\n" +
+				"  executor = 'ssh' # as it is\n  limit = 9 # too many\n  request_concurrency = 7\n  name = \"tools\"\n\n  # the secret\n  token = \"glrt-old\"\n  environment = [\"A=1\", \"B=[2]\"]\n" +
 				"  [runners.cache]\n    MaxUploadedArchiveSize = 0\n\n# the last\n" + strings.ReplaceAll(other, `"docker"`, `"last"`),
 			"# how many\nconcurrent = 4 # at most\n\n" + other + "\n# the builder\n[[runners]] # here\n" +
-				"  executor = 'ssh' # as it is\n  limit = 4 # too many\n  name = \"tools\"\n\n  # the secret\n  token = \"glrt-example\"\n  environment = [\"A=1\", \"B=[2]\"]\n" +
+				"  executor = 'ssh' # as it is\n  limit = 4 # too many\n  request_concurrency = 7\n  name = \"tools\"\n\n  # the secret\n  token = \"glrt-example\"\n  environment = [\"A=1\", \"B=[2]\"]\n" +
 				"  url = \"https://gitlab.example.com/\"\n  builds_dir = \"/home/builder/builds\"\n  cache_dir = \"/home/builder/cache\"\n" +
 				"  [runners.cache]\n    MaxUploadedArchiveSize = 0\n" +
 				written[strings.Index(written, "  [runners.ssh]"):] + "\n# the last\n" + strings.ReplaceAll(other, `"docker"`, `"last"`),
 		},
 		{
 			"dotted keys",
-			"concurrent = 4\n[[runners]]\nname = \"tools\"\nurl = \"https://gitlab.example.com/\"\ntoken = \"glrt-example\"\nexecutor = \"ssh\"\nlimit = 4\nbuilds_dir = \"/home/builder/builds\"\ncache_dir = \"/home/builder/cache\"\n" +
+			"concurrent = 4\n[[runners]]\nname = \"tools\"\nurl = \"https://gitlab.example.com/\"\ntoken = \"glrt-example\"\nexecutor = \"ssh\"\nlimit = 4\nrequest_concurrency = 2\nbuilds_dir = \"/home/builder/builds\"\ncache_dir = \"/home/builder/cache\"\n" +
 				"ssh.user = \"root\"\nssh.host = \"127.0.0.1\"\nssh.port = \"24\"\nssh.identity_file = \"/etc/eb/runner\"\nssh.disable_strict_host_key_checking = true\n",
-			"concurrent = 4\n[[runners]]\nname = \"tools\"\nurl = \"https://gitlab.example.com/\"\ntoken = \"glrt-example\"\nexecutor = \"ssh\"\nlimit = 4\nbuilds_dir = \"/home/builder/builds\"\ncache_dir = \"/home/builder/cache\"\n" +
+			"concurrent = 4\n[[runners]]\nname = \"tools\"\nurl = \"https://gitlab.example.com/\"\ntoken = \"glrt-example\"\nexecutor = \"ssh\"\nlimit = 4\nrequest_concurrency = 2\nbuilds_dir = \"/home/builder/builds\"\ncache_dir = \"/home/builder/cache\"\n" +
 				"ssh.user = \"builder\"\nssh.host = \"127.0.0.1\"\nssh.port = \"24\"\nssh.identity_file = \"/etc/eb/runner\"\nssh.disable_strict_host_key_checking = false\n  ssh.known_hosts_file = \"/etc/eb/known_hosts\"\n",
 		},
 	} {

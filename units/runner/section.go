@@ -3,6 +3,7 @@
 package runner
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 
@@ -17,6 +18,10 @@ type Section struct {
 	URL   string // of GitLab; jobs reach its API and repositories there, too
 	Token string // that authenticates the runner
 	Limit int    // jobs at once
+
+	// Requests for jobs at once; zero is 2. GitLab answers one late if it has no job, and with only one
+	// the runner itself warns of jobs that wait meanwhile.
+	Requests int
 
 	Host         string
 	Port         int
@@ -40,6 +45,7 @@ func (s Section) top() []entry {
 		{"token", quote(s.Token)},
 		{"executor", quote("ssh")},
 		{"limit", fmt.Sprint(s.Limit)},
+		{"request_concurrency", fmt.Sprint(s.requests())},
 		{"builds_dir", quote(s.BuildsDir)},
 		{"cache_dir", quote(s.CacheDir)},
 	}
@@ -55,6 +61,8 @@ func (s Section) ssh() []entry {
 		{"disable_strict_host_key_checking", "false"},
 	}
 }
+
+func (s Section) requests() int { return cmp.Or(s.Requests, 2) }
 
 // String is the section as TOML.
 func (s Section) String() string {
@@ -104,7 +112,7 @@ func (s Section) Register(token string, registration bool) string {
 	return strings.Join([]string{
 		"gitlab-runner register --non-interactive",
 		fmt.Sprintf("--name %s --url %s %s %s", word(s.Name), word(s.URL), option, token),
-		fmt.Sprintf("--executor ssh --limit %d", s.Limit),
+		fmt.Sprintf("--executor ssh --limit %d --request-concurrency %d", s.Limit, s.requests()),
 		fmt.Sprintf("--ssh-host %s --ssh-port %d --ssh-user %s", word(s.Host), s.Port, word(s.User)),
 		"--ssh-identity-file " + word(s.IdentityFile),
 		"--ssh-known-hosts-file " + word(s.KnownHosts),
