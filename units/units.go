@@ -184,7 +184,7 @@ func Render(s spec.Spec, host Host, l spec.Limits, firstSlot int, autoUpdate boo
 		}
 		rendered = append(rendered, File{names[name], text.Bytes()})
 	}
-	programs := []string{"enter", "started", "slot", "forget", "filters", "confine", "network", "scratch", "idmap", "prune", "metrics", "cache", "evict"}
+	programs := []string{"enter", "started", "slot", "forget", "filters", "confine", "network", "scratch", "idmap", "prune", "deadline", "metrics", "cache", "evict"}
 	if v.Warm {
 		programs = append(programs, "warm")
 	}
