@@ -34,7 +34,7 @@ const RunnerConfig = "/etc/gitlab-runner/config.toml"
 // ConfigureRunner puts a section for the builder into GitLab Runner's config.toml on this host,
 // and says what it did, and how the runner's own command does the same.
 func ConfigureRunner(ctx context.Context, o RunnerOptions) (text string, err error) {
-	section := runnerSection(o.Spec, KeysOf(o.Spec))
+	section := runnerSection(o.Spec, KeysOf(o.Spec.Name))
 	if o.Name != "" {
 		section.Name = o.Name
 	}
@@ -53,7 +53,7 @@ func ConfigureRunner(ctx context.Context, o RunnerOptions) (text string, err err
 	} else if err != nil {
 		return "", err
 	}
-	if address := knownhosts.Normalize(o.Spec.SSH.Listen.String()); !strings.HasPrefix(string(known), address+" ") {
+	if address := knownhosts.Normalize(o.Spec.SSH.Local().String()); !strings.HasPrefix(string(known), address+" ") {
 		return "", fmt.Errorf("%s is installed, but listens somewhere else than %s: name the spec it was installed with, or install this one", o.Spec.Name, o.Spec.SSH.Listen)
 	}
 	section.URL, section.Token = o.URL, os.Getenv("CI_SERVER_TOKEN")
@@ -106,7 +106,7 @@ func ConfigureRunner(ctx context.Context, o RunnerOptions) (text string, err err
 func runnerSection(s spec.Spec, keys Keys) runner.Section {
 	return runner.Section{
 		Name: s.Name, Limit: s.Concurrency,
-		Host: s.SSH.Listen.Addr().String(), Port: int(s.SSH.Listen.Port()), User: "builder",
+		Host: s.SSH.Local().Addr().String(), Port: int(s.SSH.Local().Port()), User: "builder",
 		IdentityFile: keys.Runner, KnownHosts: keys.KnownHosts,
 		BuildsDir: "/home/builder/builds", CacheDir: "/home/builder/cache",
 	}
@@ -130,7 +130,7 @@ func checkRunners(c runner.Config, s spec.Spec) error {
 	var names []string
 	jobs := 0
 	for _, r := range c.Runners {
-		if !r.Uses(s.SSH.Listen) {
+		if !r.Uses(s.SSH.Local()) {
 			continue
 		}
 		if r.Limit == 0 {

@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"syscall"
 
@@ -175,7 +176,11 @@ func install(ctx context.Context, rep *progress.Reporter, o Options) (Installed,
 		return Installed{}, fmt.Errorf("updates can't come by themselves: %s", upgrade)
 	}
 	in.Upgrade = upgrade
-	if err := in.activate(ctx, o.Spec, manifest, append(files, transfers...), knownHosts); err != nil {
+	kept, err := installedFile(o.Spec)
+	if err != nil {
+		return Installed{}, err
+	}
+	if err := in.activate(ctx, o.Spec, manifest, append(append(files, kept), transfers...), knownHosts); err != nil {
 		return Installed{}, err
 	}
 	in.Warnings = Warnings(ctx, o.Spec)
@@ -213,9 +218,9 @@ func checkOwner(name string) error {
 // checkPort fails if somebody else listens where the socket will.
 func checkPort(ctx context.Context, manager systemd, s spec.Spec) error {
 	text, err := os.ReadFile(filepath.Join(UnitDir, s.Name+".socket"))
-	if err == nil && bytes.Contains(text, []byte("\nListenStream="+s.SSH.Listen.String()+"\n")) {
+	if err == nil && regexp.MustCompile(fmt.Sprintf(`(?m)^ListenStream=.*:%d$`, s.SSH.Listen.Port())).Match(text) {
 		if active, err := manager.active(ctx, s.Name+".socket"); active || err != nil {
-			return err // it is ours
+			return err // it is ours, on this address or another
 		}
 	}
 	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", s.SSH.Listen.String())
@@ -389,9 +394,9 @@ func (in *installation) activate(ctx context.Context, s spec.Spec, manifest imag
 		}
 	}
 	for _, path := range unused(s.Name, units) {
-		if filepath.Base(path) == updateTimer(s.Name) {
-			undo = append(undo, func() error { return in.manager.enable(context.WithoutCancel(ctx), updateTimer(s.Name)) })
-			if err := in.manager.disable(ctx, updateTimer(s.Name)); err != nil {
+		if unit := filepath.Base(path); slices.Contains(alsoEnabled(s.Name), unit) {
+			undo = append(undo, func() error { return in.manager.enable(context.WithoutCancel(ctx), unit) })
+			if err := in.manager.disable(ctx, unit); err != nil {
 				return err
 			}
 		}
@@ -407,6 +412,7 @@ func (in *installation) activate(ctx context.Context, s spec.Spec, manifest imag
 	}
 
 	restart, unmanaged := stale, false
+	beside := map[string]bool{} // units of alsoEnabled, and whether they have changed
 	files := append([]File{}, units...)
 	for _, file := range append(files, File{in.Keys.KnownHosts, knownHosts}) {
 		path := file.Name
@@ -429,6 +435,9 @@ func (in *installation) activate(ctx context.Context, s spec.Spec, manifest imag
 			in.changed("wrote %s", path)
 			restart = restart || file.Name == socket
 			unmanaged = unmanaged || path == unmanagedFile(s.Name)
+		}
+		if slices.Contains(alsoEnabled(s.Name), file.Name) {
+			beside[file.Name] = changed
 		}
 	}
 	target := manifest.Name + "_" + manifest.Version
@@ -454,11 +463,13 @@ func (in *installation) activate(ctx context.Context, s spec.Spec, manifest imag
 		in.changed("enabled %s", socket)
 	}
 	// Before the reload, after which systemd would take this for a change that it has not read.
-	updates := slices.ContainsFunc(units, func(f File) bool { return f.Name == updateTimer(s.Name) })
-	if _, err := os.Lstat(filepath.Join(UnitDir, "timers.target.wants", updateTimer(s.Name))); updates && errors.Is(err, fs.ErrNotExist) {
-		undo = append(undo, func() error { return in.manager.disable(context.WithoutCancel(ctx), updateTimer(s.Name)) })
-		if _, _, err := in.manager.conn.EnableUnitFilesContext(ctx, []string{updateTimer(s.Name)}, false, false); err != nil {
-			return fmt.Errorf("systemd does not enable %s: %w", updateTimer(s.Name), err)
+	for unit := range beside {
+		if enabled, _ := filepath.Glob(filepath.Join(UnitDir, "*.wants", unit)); len(enabled) > 0 {
+			continue
+		}
+		undo = append(undo, func() error { return in.manager.disable(context.WithoutCancel(ctx), unit) })
+		if _, _, err := in.manager.conn.EnableUnitFilesContext(ctx, []string{unit}, false, false); err != nil {
+			return fmt.Errorf("systemd does not enable %s: %w", unit, err)
 		}
 	}
 	if unmanaged {
@@ -474,8 +485,12 @@ func (in *installation) activate(ctx context.Context, s spec.Spec, manifest imag
 			return err
 		}
 	}
-	if updates {
-		if err := in.manager.start(ctx, updateTimer(s.Name)); err != nil {
+	for unit, changed := range beside {
+		start := in.manager.start
+		if changed { // it may listen elsewhere now
+			start = in.manager.restart
+		}
+		if err := start(ctx, unit); err != nil {
 			return err
 		}
 	}
@@ -528,6 +543,9 @@ func (in *installation) goBack(ctx context.Context, name string, wasActive bool,
 	if wasActive {
 		_ = in.manager.conn.ResetFailedUnitContext(ctx, socket)
 		errs = append(errs, in.manager.restart(ctx, socket))
+	}
+	if active, _ := in.manager.active(ctx, AgentSocket(name)); active { // its unit may be the one of before again
+		errs = append(errs, in.manager.restart(ctx, AgentSocket(name)))
 	}
 	return errors.Join(errs...)
 }

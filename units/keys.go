@@ -25,16 +25,23 @@ type Keys struct {
 	Runner         string // private key of the client, GitLab Runner's identity_file
 	AuthorizedKeys string // has Runner's public key; an administrator may add others
 	KnownHosts     string // has HostKey's public key
+
+	// Certificate is HostKey's, of an authority that clients know, if there is one: CERTIFICATES in
+	// ssh-keygen(1).
+	Certificate string
+	Drained     string // is there while the host wants no new connections
 }
 
-// KeysOf are a builder's, whether they are there or not.
-func KeysOf(s spec.Spec) Keys {
-	dir := filepath.Join(ConfigDir, s.Name)
+// KeysOf are those of the builder of a name, whether they are there or not.
+func KeysOf(name string) Keys {
+	dir := filepath.Join(ConfigDir, name)
 	return Keys{
 		HostKey:        filepath.Join(dir, "ssh_host_ed25519_key"),
 		Runner:         filepath.Join(dir, "runner_ed25519"),
 		AuthorizedKeys: filepath.Join(dir, "authorized_keys"),
 		KnownHosts:     filepath.Join(dir, "known_hosts"),
+		Certificate:    filepath.Join(dir, "ssh_host_ed25519_key-cert.pub"),
+		Drained:        filepath.Join(dir, "drained"),
 	}
 }
 
@@ -42,7 +49,7 @@ func KeysOf(s spec.Spec) Keys {
 // known_hosts, which belongs to the address that is about to be switched to, and the paths
 // of the files it wrote.
 func ensureKeys(s spec.Spec) (keys Keys, knownHosts []byte, wrote []string, err error) {
-	keys = KeysOf(s)
+	keys = KeysOf(s.Name)
 	if err := os.MkdirAll(filepath.Dir(keys.HostKey), 0o755); err != nil {
 		return keys, nil, nil, err
 	}
@@ -69,7 +76,7 @@ func ensureKeys(s spec.Spec) (keys Keys, knownHosts []byte, wrote []string, err 
 		}
 		wrote = append(wrote, keys.AuthorizedKeys)
 	}
-	return keys, []byte(knownhosts.Line([]string{s.SSH.Listen.String()}, hostKey) + "\n"), wrote, nil
+	return keys, []byte(knownhosts.Line([]string{s.SSH.Local().String()}, hostKey) + "\n"), wrote, nil
 }
 
 // ensureKey reads the public half of the ed25519 key in path, or makes the key. It returns

@@ -52,7 +52,7 @@ func Next(s spec.Spec, keys Keys) (string, error) {
 		Section    string
 		Register   string
 		Self       string
-	}{s, keys, s.SSH.Listen.Addr().String(), fmt.Sprint(s.SSH.Listen.Port()), strings.TrimSpace(string(line)),
+	}{s, keys, s.SSH.Local().Addr().String(), fmt.Sprint(s.SSH.Local().Port()), strings.TrimSpace(string(line)),
 		indent(section.String()), section.Register(section.Token, false), command.Self("runner")})
 	return text.String(), err
 }

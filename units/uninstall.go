@@ -60,8 +60,10 @@ func Uninstall(ctx context.Context, rep *progress.Reporter, s spec.Spec) (Uninst
 			return out, fmt.Errorf("systemd does not disable %s: %w", socket, err)
 		}
 	}
-	if err := manager.disable(ctx, updateTimer(s.Name)); err != nil {
-		return out, err
+	for _, unit := range alsoEnabled(s.Name) {
+		if err := manager.disable(ctx, unit); err != nil {
+			return out, err
+		}
 	}
 	if err := manager.stop(ctx, s.Name+"-update.service"); err != nil {
 		return out, err
@@ -81,7 +83,7 @@ func Uninstall(ctx context.Context, rep *progress.Reporter, s spec.Spec) (Uninst
 
 	stage = rep.Stage("remove")
 	defer stage.Fail()
-	paths := []string{filepath.Join(MetricsDir, "ephemeral-builder-"+s.Name+".prom"), cacheFile(s.Name), cacheFile(s.Name) + ".partial", filepath.Join(CacheDir, s.Name), filepath.Join(LibDir, s.Name), filepath.Join(DownloadDir, s.Name), unmanagedFile(s.Name)}
+	paths := []string{filepath.Join(MetricsDir, "ephemeral-builder-"+s.Name+".prom"), cacheFile(s.Name), cacheFile(s.Name) + ".partial", filepath.Join(CacheDir, s.Name), filepath.Join(LibDir, s.Name), filepath.Join(DownloadDir, s.Name), unmanagedFile(s.Name), KeysOf(s.Name).Drained, installedPath(s.Name)}
 	for _, unit := range slices.Sorted(maps.Values(unitNames(s.Name))) {
 		paths = append(paths, filepath.Join(UnitDir, unit))
 	}

@@ -5,11 +5,13 @@ package units
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"embed"
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -79,6 +81,8 @@ func unitNames(name string) map[string]string {
 		"accepted.socket":  acceptedSocket(name),
 		"accepted.service": name + "-accepted.service",
 		"update.service":   name + "-update.service",
+		"agent.socket":     AgentSocket(name),
+		"agent.service":    name + "-agent@.service",
 		"update.timer":     updateTimer(name),
 	}
 }
@@ -88,6 +92,15 @@ var warmOnly = []string{"warm", "accepted.socket", "accepted.service"}
 
 // updateOnly are those of units that only an install with AutoUpdate has.
 var updateOnly = []string{"update.service", "update.timer"}
+
+// agentOnly are those that only a host with an agent has.
+var agentOnly = []string{"agent.socket", "agent.service"}
+
+// alsoEnabled are units that start with the host, as the socket does, where they are.
+func alsoEnabled(name string) []string { return []string{updateTimer(name), AgentSocket(name)} }
+
+// AgentSocket is the name of the unit at which balancers ask.
+func AgentSocket(name string) string { return name + "-agent.socket" }
 
 // updateTimer is the name of the unit that looks for new images.
 func updateTimer(name string) string { return name + "-update.timer" }
@@ -121,6 +134,9 @@ type values struct {
 	Rules   string // arguments of script network
 
 	Mark string // SO_MARK of the builder's connections, see socket(7)
+
+	Rate        int            // of new connections from one address, in a second
+	AgentListen netip.AddrPort // if there is one
 
 	Interfaces string // the slots' ends on the host
 
@@ -158,6 +174,8 @@ func Render(s spec.Spec, host Host, l spec.Limits, firstSlot int, autoUpdate boo
 	if s.Cache != 0 {
 		v.CacheFile = fmt.Sprintf("%s %d %d %d", cacheFile(s.Name), s.Cache, s.User.UID, s.User.GID)
 	}
+	v.Rate = cmp.Or(s.SSH.Rate, spec.DefaultRate)
+	v.AgentListen = netip.AddrPortFrom(s.SSH.Listen.Addr(), uint16(s.SSH.Agent))
 	v.Interfaces = slotRange{firstSlot, s.Concurrency}.interfaces()
 	v.Rules = strings.Join([]string{v.Run, string(s.Network), s.Name, strconv.Itoa(s.Concurrency), lib + "/rules", lib + "/allow"}, " ")
 	if s.Resolver.IsValid() {
@@ -176,6 +194,9 @@ func Render(s spec.Spec, host Host, l spec.Limits, firstSlot int, autoUpdate boo
 	if v.Sysupdate = sysupdateProgram; !autoUpdate {
 		maps.DeleteFunc(names, func(file, _ string) bool { return slices.Contains(updateOnly, file) })
 	}
+	if s.SSH.Agent == 0 {
+		maps.DeleteFunc(names, func(file, _ string) bool { return slices.Contains(agentOnly, file) })
+	}
 	var rendered []File
 	for _, name := range slices.Sorted(maps.Keys(names)) {
 		var text bytes.Buffer
@@ -187,6 +208,12 @@ func Render(s spec.Spec, host Host, l spec.Limits, firstSlot int, autoUpdate boo
 	programs := []string{"enter", "started", "slot", "forget", "filters", "confine", "network", "scratch", "idmap", "prune", "deadline", "metrics", "cache", "evict"}
 	if v.Warm {
 		programs = append(programs, "warm")
+	}
+	if s.SSH.Agent != 0 {
+		programs = append(programs, "agent")
+	}
+	if autoUpdate {
+		programs = append(programs, "update")
 	}
 	for _, name := range programs {
 		text, err := scripts.FS.ReadFile(name)

@@ -36,7 +36,7 @@ func render(t *testing.T, s spec.Spec) []File {
 	if err != nil {
 		t.Fatal(err)
 	}
-	units, err := Render(s, host, limits, 0, false)
+	units, err := Render(s, host, limits, 0, len(s.Canaries) > 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -52,6 +52,7 @@ func specs(t *testing.T) map[string]spec.Spec {
 		"offline":  load(t, "testdata/offline.toml"),
 		"warm":     load(t, "testdata/warm.toml"),
 		"exposed":  load(t, "testdata/exposed.toml"),
+		"fleet":    load(t, "testdata/fleet.toml"),
 	}
 }
 
@@ -154,7 +155,7 @@ func TestLimits(t *testing.T) {
 // What is printed to paste must be what the runner's own parser would read.
 func TestNextIsConfigToml(t *testing.T) {
 	s := spec.Default()
-	keys := KeysOf(s)
+	keys := KeysOf(s.Name)
 	keys.KnownHosts = filepath.Join(t.TempDir(), "known_hosts")
 	if err := os.WriteFile(keys.KnownHosts, []byte("[127.0.0.1]:24 ssh-ed25519 AAAA\n"), 0o644); err != nil {
 		t.Fatal(err)

@@ -145,9 +145,13 @@ func settings(s *Spec) []setting {
 		{"home", (*string)(&s.Home)},
 		{"cache", &s.Cache},
 		{"git_mirror", &s.GitMirror},
+		{"canaries", &s.Canaries},
 		{"user.uid", &s.User.UID},
 		{"user.gid", &s.User.GID},
 		{"ssh.listen", &s.SSH.Listen},
+		{"ssh.from", &s.SSH.From},
+		{"ssh.rate", &s.SSH.Rate},
+		{"ssh.agent", &s.SSH.Agent},
 		{"limits.cpu_quota", &s.Limits.CPUQuota},
 		{"limits.memory_high", &s.Limits.MemoryHigh},
 		{"limits.memory_max", &s.Limits.MemoryMax},
@@ -213,7 +217,15 @@ func (r *reader) assign(key string, dst, value any) {
 		}
 		*dst = int(n)
 	case *[]string:
-		r.assignList(key, dst, value)
+		if texts, ok := r.list(key, value, `["git", "curl"]`); ok {
+			*dst = texts
+		}
+	case *[]netip.Addr:
+		texts, _ := r.list(key, value, `["10.0.0.11"]`)
+		*dst = parsed(r, key, texts, netip.ParseAddr)
+	case *[]netip.Prefix:
+		texts, _ := r.list(key, value, `["10.0.0.5", "10.1.0.0/16"]`)
+		*dst = parsed(r, key, texts, parsePrefix)
 	case *[]Source:
 		r.assignSources(key, dst, value)
 	case *netip.AddrPort:
@@ -251,13 +263,13 @@ func (r *reader) assign(key string, dst, value any) {
 	}
 }
 
-func (r *reader) assignList(key string, dst *[]string, value any) {
+// list is a list of texts, which is nil if empty, as it is after a way through JSON.
+func (r *reader) list(key string, value any, example string) (texts []string, ok bool) {
 	list, ok := value.([]any)
 	if !ok {
-		r.report(key, `%s is %s: use a list, such as ["git", "curl"]`, key, kind(value))
-		return
+		r.report(key, `%s is %s: use a list, such as %s`, key, kind(value), example)
+		return nil, false
 	}
-	var texts []string // nil if empty, as it is after a way through JSON
 	for i, item := range list {
 		text, ok := item.(string)
 		if !ok {
@@ -266,9 +278,27 @@ func (r *reader) assignList(key string, dst *[]string, value any) {
 		}
 		texts = append(texts, text)
 	}
-	if len(texts) == len(list) {
-		*dst = texts
+	return texts, len(texts) == len(list)
+}
+
+// parsed are the values of texts: zero where there is a problem, for which no other is to be found.
+func parsed[T any](r *reader, key string, texts []string, parse func(string) (T, error)) (values []T) {
+	for i, text := range texts {
+		value, err := parse(text)
+		if err != nil {
+			r.report(fmt.Sprintf("%s[%d]", key, i), "%s: %q is no IP address: use one without a port, such as %q", key, text, "10.0.0.5")
+		}
+		values = append(values, value)
 	}
+	return values
+}
+
+// parsePrefix takes a single address, too.
+func parsePrefix(text string) (netip.Prefix, error) {
+	if addr, err := netip.ParseAddr(text); err == nil {
+		return addr.Prefix(addr.BitLen())
+	}
+	return netip.ParsePrefix(text)
 }
 
 func example(dst any) string {

@@ -27,7 +27,7 @@ func TestDefault(t *testing.T) {
 		Root:        RootReadOnly,
 		Home:        HomeMemory,
 		User:        User{9000, 9000},
-		SSH:         SSH{netip.MustParseAddrPort("127.0.0.1:24")},
+		SSH:         SSH{Listen: netip.MustParseAddrPort("127.0.0.1:24")},
 		Limits:      Limits{StartTimeout: Duration(30 * time.Second), Lifetime: Duration(2 * time.Hour)},
 	}
 	got, err := Parse("empty.toml", nil)
@@ -48,11 +48,19 @@ func same(a, b Spec) bool {
 // Each number that administrators know from running such builders by hand is one line.
 func TestOneLiners(t *testing.T) {
 	tests := map[string]func(*Spec){
-		`user.uid = 9000`:                           func(s *Spec) { s.User.UID = 9000 },
-		`user.gid = 9000`:                           func(s *Spec) { s.User.GID = 9000 },
-		`user = {uid = 1000, gid = 59999}`:          func(s *Spec) { s.User = User{1000, 59999} },
-		`ssh.listen = "127.0.0.1:24"`:               func(s *Spec) { s.SSH.Listen = netip.MustParseAddrPort("127.0.0.1:24") },
-		`ssh.listen = "[::1]:65535"`:                func(s *Spec) { s.SSH.Listen = netip.MustParseAddrPort("[::1]:65535") },
+		`user.uid = 9000`:                          func(s *Spec) { s.User.UID = 9000 },
+		`user.gid = 9000`:                          func(s *Spec) { s.User.GID = 9000 },
+		`user = {uid = 1000, gid = 59999}`:         func(s *Spec) { s.User = User{1000, 59999} },
+		`ssh.listen = "127.0.0.1:24"`:              func(s *Spec) { s.SSH.Listen = netip.MustParseAddrPort("127.0.0.1:24") },
+		`ssh.listen = "[::1]:65535"`:               func(s *Spec) { s.SSH.Listen = netip.MustParseAddrPort("[::1]:65535") },
+		`ssh.agent = 25`:                           func(s *Spec) { s.SSH.Agent = 25 },
+		"canaries = ['10.0.0.11']\nssh.agent = 25": func(s *Spec) { s.Canaries, s.SSH.Agent = []netip.Addr{netip.MustParseAddr("10.0.0.11")}, 25 },
+		"ssh = {listen = '0.0.0.0:24', from = ['10.0.0.5', '10.1.0.0/16'], rate = 9}": func(s *Spec) {
+			s.SSH = SSH{Listen: netip.MustParseAddrPort("0.0.0.0:24"), Rate: 9, From: []netip.Prefix{netip.MustParsePrefix("10.0.0.5/32"), netip.MustParsePrefix("10.1.0.0/16")}}
+		},
+		"ssh = {listen = '[::]:24', from = ['10.0.0.5', 'fd00::/8']}": func(s *Spec) {
+			s.SSH = SSH{Listen: netip.MustParseAddrPort("[::]:24"), From: []netip.Prefix{netip.MustParsePrefix("10.0.0.5/32"), netip.MustParsePrefix("fd00::/8")}}
+		},
 		`limits.cpu_quota = "25%"`:                  func(s *Spec) { s.Limits.CPUQuota = 25 },
 		`limits.cpu_quota = ""`:                     func(s *Spec) { s.Limits.CPUQuota = 0 },
 		`limits.memory_high = "128M"`:               func(s *Spec) { s.Limits.MemoryHigh = 128 << 20 },
@@ -118,7 +126,8 @@ func TestOneLiners(t *testing.T) {
 
 func TestProblems(t *testing.T) {
 	const listenHelp = `not an IP address with a port from 1 to 65535: use 127.0.0.1:24 or [::1]:24`
-	const outside = `jobs' sshd must not be reachable from outside: use 127.0.0.1 or [::1]`
+	const outside = `jobs' sshd would be reachable for everybody: name in ssh.from who may connect, or use 127.0.0.1 or [::1]`
+	const plain = `use a plain address of this host, such as 127.0.0.1 or [::1]`
 	const sizeHelp = `not a size above zero: use bytes, or K, M, G or T of 1024 each, such as "256M"`
 	const percentHelp = `not a whole per cent of 1% or more: use per cent of one core, such as "25%"`
 	const durationHelp = `not a time of whole seconds above zero: use h, m and s, such as "90s" or "1h30m"`
@@ -145,12 +154,12 @@ func TestProblems(t *testing.T) {
 		{"misspelt key outside its table", "memory_mx = 9000", `x.toml:1: unknown key "memory_mx": did you mean "limits.memory_max"?`},
 		{"key in another table", "[ssh]\ngid = 9000", `x.toml:2: unknown key "ssh.gid": did you mean "user.gid"?`},
 		{"top-level key in a table", "[limits]\ntasks_max = 64\nconcurrency = 2", `x.toml:3: unknown key "limits.concurrency": did you mean "concurrency"? it goes above the first [table]`},
-		{"unknown key", "zzz = 1", `x.toml:1: unknown key "zzz": use name, suite, mirror, arch, packages, sources, files, hooks, setuid, concurrency, start, network, allow, resolver, root, home, cache, git_mirror`},
+		{"unknown key", "zzz = 1", `x.toml:1: unknown key "zzz": use name, suite, mirror, arch, packages, sources, files, hooks, setuid, concurrency, start, network, allow, resolver, root, home, cache, git_mirror, canaries`},
 		{"unknown key in a table", "[user]\nshell = 1", `x.toml:2: unknown key "user.shell": use user.uid, user.gid`},
 		{"misspelt table", "[limit]\nmemory_max = '1G'\ntasks_max = 4", `x.toml:1: unknown table "limit": did you mean "limits"?`},
 		{"unknown table", "[container]\nmtu = 4", `x.toml:1: unknown table "container": use sources, user, ssh, limits`},
 		{"quoted key with a dot", `"user.uid" = 0`, `x.toml:1: unknown key "\"user.uid\"": did you mean "user.uid"?`},
-		{"empty key", `"" = 0`, `x.toml:1: unknown key "\"\"": use name, suite, mirror, arch, packages, sources, files, hooks, setuid, concurrency, start, network, allow, resolver, root, home, cache, git_mirror`},
+		{"empty key", `"" = 0`, `x.toml:1: unknown key "\"\"": use name, suite, mirror, arch, packages, sources, files, hooks, setuid, concurrency, start, network, allow, resolver, root, home, cache, git_mirror, canaries`},
 		{"misspelt key of a source", "[[sources]]\nsuite = 'sid'\n[[sources]]\nurl = 'x'\n\nky = 'y'", `x.toml:4: unknown key "sources[1].url": did you mean "sources[1].uri"?` + "\n" +
 			`x.toml:6: unknown key "sources[1].ky": did you mean "sources[1].key"?`},
 		{"misspelt key of an inline source", "sources = [\n{ suite = 'sid' },\n{ suit = 'x' } ]", `x.toml:3: unknown key "sources[1].suit": did you mean "sources[1].suite"?`},
@@ -285,8 +294,19 @@ func TestProblems(t *testing.T) {
 		{"host name", "ssh.listen = 'localhost:24'", `x.toml:1: ssh.listen "localhost:24": ` + listenHelp},
 		{"no address", "ssh.listen = ''", `x.toml:1: ssh.listen "": ` + listenHelp},
 		{"all addresses", "ssh.listen = '0.0.0.0:24'", `x.toml:1: ssh.listen "0.0.0.0:24": ` + outside},
-		{"address with a zone", "ssh.listen = '[::1%lo]:24'", `x.toml:1: ssh.listen "[::1%lo]:24": ` + outside},
-		{"mapped address", "ssh.listen = '[::ffff:127.0.0.1]:24'", `x.toml:1: ssh.listen "[::ffff:127.0.0.1]:24": ` + outside},
+		{"address with a zone", "ssh.listen = '[::1%lo]:24'", `x.toml:1: ssh.listen "[::1%lo]:24": ` + plain},
+		{"mapped address", "ssh.listen = '[::ffff:127.0.0.1]:24'", `x.toml:1: ssh.listen "[::ffff:127.0.0.1]:24": ` + plain},
+		{"clients of a loopback address", "ssh.from = ['10.0.0.5']", `x.toml:1: ssh.from is of no effect, as ssh.listen is 127.0.0.1:24: leave it out, or listen on another address`},
+		{"client that is none", "[ssh]\nlisten = '10.0.0.1:24'\nfrom = ['lb']", `x.toml:3: ssh.from: "lb" is no IP address: use one without a port, such as "10.0.0.5"`},
+		{"client with too many bits", "[ssh]\nlisten = '10.0.0.1:24'\nfrom = ['10.0.0.5/24']", `x.toml:3: ssh.from "10.0.0.5/24": use the network itself, "10.0.0.0/24", or one address without a slash`},
+		{"client of another family", "[ssh]\nlisten = '10.0.0.1:24'\nfrom = ['fd00::/8']", `x.toml:3: ssh.from "fd00::/8" can't connect to 10.0.0.1:24: use addresses of the same family, or listen on [::]`},
+		{"client twice", "[ssh]\nlisten = '10.0.0.1:24'\nfrom = ['10.0.0.5', '10.0.0.5/32']", `x.toml:3: ssh.from "10.0.0.5/32" is listed twice: remove one`},
+		{"clients as text", "[ssh]\nfrom = '10.0.0.5'", `x.toml:2: ssh.from is a string: use a list, such as ["10.0.0.5", "10.1.0.0/16"]`},
+		{"rate for nobody", "ssh.rate = 5", `x.toml:1: ssh.rate is of no effect without ssh.from: leave it out`},
+		{"absurd rate", "[ssh]\nlisten = '10.0.0.1:24'\nfrom = ['10.0.0.5']\nrate = -1", `x.toml:4: ssh.rate is -1: use 1 to 10000 connections in a second`},
+		{"agent on the same port", "ssh.agent = 24", `x.toml:1: ssh.agent is 24: use another port than ssh.listen, from 1 to 65535`},
+		{"canaries that nobody can ask", "canaries = ['10.0.0.11']", `x.toml:1: canaries: without ssh.agent nobody can ask them: set it, to the same port on all hosts`},
+		{"canary twice", "canaries = ['10.0.0.11', '10.0.0.11']\nssh.agent = 25", `x.toml:1: canaries: "10.0.0.11" is listed twice: remove one`},
 		{"no CPU", "limits.cpu_quota = '0%'", `x.toml:1: limits.cpu_quota "0%": ` + percentHelp},
 		{"CPU without a sign", "limits.cpu_quota = '25'", `x.toml:1: limits.cpu_quota "25": ` + percentHelp},
 		{"negative CPU", "limits.cpu_quota = '-1%'", `x.toml:1: limits.cpu_quota "-1%": ` + percentHelp},
@@ -409,6 +429,8 @@ func TestTOML(t *testing.T) {
 	s.Allow, s.Resolver = []string{"gitlab.example.com:443", "[fd00::/8]:53/udp"}, netip.MustParseAddr("fd00::53")
 	s.Start = StartWarm
 	s.Root, s.Packages, s.Home = RootSudo, []string{"openssh-server", "sudo"}, HomeDisk
+	s.SSH = SSH{netip.MustParseAddrPort("0.0.0.0:24"), []netip.Prefix{netip.MustParsePrefix("10.0.0.5/32")}, 9, 25}
+	s.Canaries = []netip.Addr{netip.MustParseAddr("10.0.0.11")}
 	roundTrip(t, s)
 }
 

@@ -85,6 +85,11 @@ type Spec struct {
 	// jobs can read: what is in them they need not fetch. An absolute path; none if empty.
 	GitMirror string `toml:"git_mirror" json:"git_mirror,omitempty"`
 
+	// Canaries are those of a fleet's hosts that install a published image before all others:
+	// addresses at which each has its SSH.Agent, on the same port as this one. A host does not
+	// update itself before they serve with the image.
+	Canaries []netip.Addr `toml:"canaries" json:"canaries,omitempty"`
+
 	User   User   `toml:"user" json:"user"`
 	SSH    SSH    `toml:"ssh" json:"ssh"`
 	Limits Limits `toml:"limits" json:"limits"`
@@ -177,9 +182,36 @@ type User struct {
 
 // SSH is how jobs get in.
 type SSH struct {
-	// Listen is where the host accepts connections: a loopback IP address and a port,
-	// such as 127.0.0.1:24 or [::1]:24.
+	// Listen is where the host accepts connections: an IP address and a port, such as
+	// 127.0.0.1:24 or [::1]:24. 0.0.0.0 and [::] are all addresses of the host.
 	Listen netip.AddrPort `toml:"listen" json:"listen"`
+
+	// From are the addresses that may connect, if Listen is no loopback address. Addresses of the
+	// host itself always may.
+	From []netip.Prefix `toml:"from" json:"from,omitempty"`
+
+	// Rate is how many connections in a second each of From may begin, 1 to 10000; zero is
+	// [DefaultRate]. The kernel drops what is more, so that the client's tries again: tcp(7).
+	Rate int `toml:"rate" json:"rate,omitempty"`
+
+	// Agent is the port at which the host tells balancers how it is, in the words of HAProxy's
+	// agent-check, on the address of Listen and for the same clients. Zero means none.
+	Agent int `toml:"agent" json:"agent,omitempty"`
+}
+
+// DefaultRate is some twice of what a host of two cores can start.
+const DefaultRate = 50
+
+// Local is where a client on the host itself connects to.
+func (s SSH) Local() netip.AddrPort {
+	addr := s.Listen.Addr()
+	if addr.IsUnspecified() {
+		addr = netip.IPv6Loopback()
+		if s.Listen.Addr().Is4() {
+			addr = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+		}
+	}
+	return netip.AddrPortFrom(addr, s.Listen.Port())
 }
 
 // Limits are what one container may use. Zero (in the file: an empty string, a 0, or

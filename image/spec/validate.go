@@ -2,6 +2,7 @@ package spec
 
 import (
 	"fmt"
+	"net/netip"
 	"path"
 	"regexp"
 	"slices"
@@ -168,12 +169,14 @@ func (s Spec) problems() []problem {
 		}
 	}
 
-	listen := s.SSH.Listen
-	switch addr := listen.Addr(); {
-	case !addr.IsValid() || listen.Port() == 0:
-		report("ssh.listen", "ssh.listen %q: %s", listen, listenForm)
-	case !addr.IsLoopback() || addr.Is4In6() || addr.Zone() != "":
-		report("ssh.listen", "ssh.listen %q: jobs' sshd must not be reachable from outside: use 127.0.0.1 or [::1]", listen)
+	found = append(found, s.SSH.problems()...)
+	if len(s.Canaries) > 0 && s.SSH.Agent == 0 {
+		report("canaries", "canaries: without ssh.agent nobody can ask them: set it, to the same port on all hosts")
+	}
+	for i, addr := range s.Canaries {
+		if addr.IsValid() && slices.Index(s.Canaries, addr) < i {
+			report(fmt.Sprintf("canaries[%d]", i), "canaries: %q is listed twice: remove one", addr)
+		}
 	}
 
 	l := s.Limits
@@ -213,6 +216,44 @@ func (s Spec) problems() []problem {
 	}
 	if !l.Lifetime.valid() {
 		report("limits.lifetime", "limits.lifetime is %s: use whole seconds above zero", l.Lifetime)
+	}
+	return found
+}
+
+func (s SSH) problems() (found []problem) {
+	report := func(key, format string, args ...any) {
+		found = append(found, problem{key: "ssh." + key, text: "ssh." + key + " " + fmt.Sprintf(format, args...)})
+	}
+	addr := s.Listen.Addr()
+	switch {
+	case !addr.IsValid() || s.Listen.Port() == 0:
+		report("listen", "%q: %s", s.Listen, listenForm)
+	case addr.Is4In6() || addr.Zone() != "" || addr.IsMulticast():
+		report("listen", "%q: use a plain address of this host, such as 127.0.0.1 or [::1]", s.Listen)
+	case !addr.IsLoopback() && len(s.From) == 0:
+		report("listen", `%q: jobs' sshd would be reachable for everybody: name in ssh.from who may connect, or use 127.0.0.1 or [::1]`, s.Listen)
+	case addr.IsLoopback() && len(s.From) > 0:
+		report("from", "is of no effect, as ssh.listen is %s: leave it out, or listen on another address", s.Listen)
+	}
+	for i, prefix := range s.From {
+		switch {
+		case !prefix.IsValid(): // it could not be read
+		case prefix.Masked() != prefix:
+			report("from", "%q: use the network itself, %q, or one address without a slash", prefix, prefix.Masked())
+		case prefix.Addr().Is4() != addr.Is4() && addr.IsValid() && addr != netip.IPv6Unspecified():
+			report("from", "%q can't connect to %s: use addresses of the same family, or listen on [::]", prefix, s.Listen)
+		case slices.Index(s.From, prefix) < i:
+			report("from", "%q is listed twice: remove one", prefix)
+		}
+	}
+	if s.Rate != 0 && (s.Rate < 1 || s.Rate > 10000) {
+		report("rate", "is %d: use 1 to 10000 connections in a second", s.Rate)
+	}
+	if s.Rate != 0 && len(s.From) == 0 {
+		report("rate", "is of no effect without ssh.from: leave it out")
+	}
+	if s.Agent != 0 && (s.Agent < 1 || s.Agent > 65535 || s.Agent == int(s.Listen.Port())) {
+		report("agent", "is %d: use another port than ssh.listen, from 1 to 65535", s.Agent)
 	}
 	return found
 }

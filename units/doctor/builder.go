@@ -105,7 +105,7 @@ func keyFiles(_ context.Context, s subject) (found []Finding) {
 	host, err := publicKey(s.keys.HostKey + ".pub")
 	if err == nil {
 		known, readErr := os.ReadFile(s.keys.KnownHosts)
-		if want := knownhosts.Line([]string{s.SSH.Listen.String()}, host); readErr != nil || strings.TrimSpace(string(known)) != want {
+		if want := knownhosts.Line([]string{s.SSH.Local().String()}, host); readErr != nil || strings.TrimSpace(string(known)) != want {
 			found = append(found, fail(s.keys.KnownHosts+" does not have the host's key", "the runner refuses the connection", install()))
 		}
 	}
@@ -151,7 +151,7 @@ func runnerConfig(_ context.Context, s subject) []Finding {
 func judge(config runner.Config, s subject) (found []Finding) {
 	jobs := 0
 	for _, r := range config.Runners {
-		if !r.Uses(s.SSH.Listen) {
+		if !r.Uses(s.SSH.Local()) {
 			continue
 		}
 		jobs += r.Limit
@@ -192,8 +192,10 @@ func connection(ctx context.Context, s subject) []Finding {
 		return []Finding{busy()}
 	case err != nil && took == 0:
 		return []Finding{fail("a login fails: "+err.Error(), "so will those of the runner", "look at: "+command.Self("logs -name="+s.Name))}
-	case err != nil || len(out) > 0:
-		return []Finding{fail(fmt.Sprintf("a login shell that does nothing ends with %v, and says %q", err, out), "it fails each stage of a job, or is in each job's log", "look at .profile and .bash_logout in files of the spec")}
+	case err != nil:
+		return []Finding{fail(fmt.Sprintf("a login shell that does nothing fails: %v: %q", err, out), "so does each stage of a job", "look at .profile and .bash_logout in files of the spec")}
+	case len(out) > 0:
+		return []Finding{fail(fmt.Sprintf("a login shell that does nothing says %q", out), "it is in each job's log", "look at .profile and .bash_logout in files of the spec")}
 	}
 	return []Finding{ok("a login as the runner's, and a shell, in %v", took.Round(time.Millisecond))}
 }
@@ -225,7 +227,7 @@ func run(ctx context.Context, s subject, command, stdin string) (took time.Durat
 func artifacts(ctx context.Context, s subject) []Finding {
 	bad := warn
 	if text, err := os.ReadFile(units.RunnerConfig); err == nil {
-		if config, err := runner.Read(text); err == nil && slices.ContainsFunc(config.Runners, func(r runner.Runner) bool { return r.Uses(s.SSH.Listen) }) {
+		if config, err := runner.Read(text); err == nil && slices.ContainsFunc(config.Runners, func(r runner.Runner) bool { return r.Uses(s.SSH.Local()) }) {
 			bad = fail
 		}
 	}
@@ -276,12 +278,12 @@ func dial(ctx context.Context, s subject) (*ssh.Client, time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Duration(s.Limits.StartTimeout))
 	defer cancel()
 	start := time.Now()
-	raw, err := new(net.Dialer).DialContext(ctx, "tcp", s.SSH.Listen.String())
+	raw, err := new(net.Dialer).DialContext(ctx, "tcp", s.SSH.Local().String())
 	if err != nil {
 		return nil, 0, err
 	}
 	defer context.AfterFunc(ctx, func() { raw.Close() })()
-	conn, channels, requests, err := ssh.NewClientConn(raw, s.SSH.Listen.String(), &ssh.ClientConfig{
+	conn, channels, requests, err := ssh.NewClientConn(raw, s.SSH.Local().String(), &ssh.ClientConfig{
 		User: "builder", Auth: []ssh.AuthMethod{ssh.Password(""), ssh.PublicKeys(signer)}, HostKeyCallback: check,
 	})
 	if err != nil {

@@ -77,6 +77,8 @@ var checks = []check{
 	{"slots", slots},
 	{"network", network},
 	{"keys", keyFiles},
+	{"certificate", certificate},
+	{"agent", agent},
 	{"runner", runnerConfig},
 	{"artifacts", artifacts},
 	{"connection", connection},
@@ -88,7 +90,7 @@ func Run(ctx context.Context, s spec.Spec) ([]Finding, error) {
 		return nil, errors.New("most of what it looks at is root's: run it with sudo")
 	}
 	var all []Finding
-	on := subject{s, units.KeysOf(s)}
+	on := subject{s, units.KeysOf(s.Name)}
 	for _, c := range checks {
 		if ctx.Err() != nil {
 			break

@@ -10,7 +10,7 @@ import (
 )
 
 func TestJudge(t *testing.T) {
-	s := subject{spec.Default(), units.KeysOf(spec.Default())}
+	s := subject{spec.Default(), units.KeysOf(spec.Default().Name)}
 	good := func() runner.Runner {
 		r := runner.Runner{Name: "eb", Executor: "ssh", Limit: 4, BuildsDir: "/home/builder/builds", CacheDir: "/home/builder/cache"}
 		r.SSH.Host, r.SSH.Port = "127.0.0.1", "24"

@@ -30,7 +30,11 @@ type Builder struct {
 	Free       int         `json:"free"`    // that nobody has, not even a container that waits
 	Waiting    int         `json:"waiting"` // containers that wait for a connection, with start = "warm"
 	Accepted   uint32      `json:"accepted"`
-	Refused    uint32      `json:"refused"` // as all slots were taken, both since the socket's start
+	Refused    uint32      `json:"refused"`         // as all slots were taken, both since the socket's start
+	Agent      int         `json:"agent,omitempty"` // port at which balancers ask
+	Drained    bool        `json:"drained"`         // balancers are told to send nothing new
+	Trial      bool        `json:"trial"`           // nobody knows yet whether the image serves, which an update has just installed
+	Updates    string      `json:"updates"`         // "none", "on", or "failed" if the last one did
 	Containers []Container `json:"containers"`
 	Images     []Image     `json:"images"`
 }
@@ -105,10 +109,34 @@ func read(ctx context.Context, conn *dbus.Conn, name string) (Builder, error) {
 	if listens, ok := socket["Listen"].([][]any); ok && len(listens) > 0 && len(listens[0]) > 1 {
 		b.Listen, _ = listens[0][1].(string)
 	}
-	if state, err := conn.GetUnitPropertyContext(ctx, name+".socket", "ActiveState"); err == nil {
-		b.Active = state.Value.Value() == "active"
+	state := func(unit string) string {
+		state, err := conn.GetUnitPropertyContext(ctx, unit, "ActiveState")
+		if err != nil {
+			return ""
+		}
+		text, _ := state.Value.Value().(string)
+		return text
+	}
+	b.Active = state(name+".socket") == "active"
+	agent, err := conn.GetUnitTypePropertiesContext(ctx, units.AgentSocket(name), "Socket")
+	if err != nil {
+		return b, fmt.Errorf("asking systemd about %s: %w", units.AgentSocket(name), err)
+	}
+	if listens, ok := agent["Listen"].([][]any); ok && len(listens) > 0 && len(listens[0]) > 1 {
+		address, _ := listens[0][1].(string)
+		b.Agent, _ = strconv.Atoi(address[strings.LastIndexByte(address, ':')+1:])
+	}
+	switch b.Updates = "none"; {
+	case state(name+"-update.service") == "failed":
+		b.Updates = "failed"
+	case state(name+"-update.timer") == "active":
+		b.Updates = "on"
 	}
 	run := filepath.Join(units.RunDir, name)
+	_, err = os.Stat(units.KeysOf(name).Drained)
+	b.Drained = err == nil
+	_, err = os.Stat(filepath.Join(run, "trial"))
+	b.Trial = err == nil
 	if b.Slots, err = count(filepath.Join(run, "known")); err != nil {
 		return b, err
 	}

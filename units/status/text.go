@@ -44,6 +44,9 @@ func (b Builder) text(out *strings.Builder, now time.Time, width int) {
 	} else {
 		fmt.Fprintf(out, "%s, version %s, does not listen: look at: systemctl status %[1]s.socket\n", b.Name, b.Version)
 	}
+	if b.Drained {
+		fmt.Fprintf(out, "drained: balancers send it nothing new, until: %s -end\n", command.Self("drain"))
+	}
 	fmt.Fprintf(out, "%d of %d slots serve", len(b.Containers), b.Slots)
 	if b.Waiting > 0 {
 		fmt.Fprintf(out, ", %d wait for a connection", b.Waiting)
