@@ -25,6 +25,7 @@ import (
 	specfile "ephemeral-builder/image/spec"
 	"ephemeral-builder/units"
 	"ephemeral-builder/units/doctor"
+	fleetfile "ephemeral-builder/units/fleet"
 	"ephemeral-builder/units/logs"
 	"ephemeral-builder/units/status"
 )
@@ -138,10 +139,11 @@ func Install(ctx context.Context,
 
 // Goes back to the image before: the next connection gets it.
 func Rollback(ctx context.Context,
-	spec *string, // spec file (default: ephemeral-builder.toml if there is one)
+	spec *string, // spec file (default: what the builder was installed with)
+	name *string, // of the builder (default: ephemeral-builder)
 	drain *bool, // wait until no container has another image
 ) error {
-	s, err := load(spec)
+	s, err := installed(spec, name)
 	if err != nil {
 		return err
 	}
@@ -152,6 +154,14 @@ func Rollback(ctx context.Context,
 		}
 		return err
 	})
+}
+
+// Drains this host: balancers in front of it send it nothing new, until -end.
+func Drain(
+	name *string, // of the builder (default: ephemeral-builder)
+	end *bool, // balancers send it what comes, again
+) error {
+	return units.SetDrained(value(name, specfile.Default().Name), !value(end, false))
 }
 
 // Uninstalls image and units from this host, and says what stays.
@@ -176,7 +186,7 @@ func Uninstall(ctx context.Context,
 
 // Tells the GitLab Runner of this host about the builder, in its config.toml.
 func Runner(ctx context.Context,
-	spec *string, // spec file (default: ephemeral-builder.toml if there is one)
+	spec *string, // spec file (default: ephemeral-builder.toml, or what the builder was installed with)
 	url *string, // where GitLab is (default: what the runner has)
 	token *string, // file with the runner's token, glrt-... (default: CI_SERVER_TOKEN, or what the runner has)
 	name *string, // of the runner (default: the spec's)
@@ -184,7 +194,7 @@ func Runner(ctx context.Context,
 	config *string, // the runner's configuration (default: /etc/gitlab-runner/config.toml)
 	restart *bool, // the runner's service; it reads a changed file by itself within seconds
 ) error {
-	s, err := load(spec)
+	s, err := here(spec)
 	if err != nil {
 		return err
 	}
@@ -214,10 +224,10 @@ func Status(ctx context.Context,
 
 // Looks for all that would keep the builder from serving, and exits with 1 if there is anything.
 func Doctor(ctx context.Context,
-	spec *string, // spec file (default: ephemeral-builder.toml if there is one)
+	spec *string, // spec file (default: ephemeral-builder.toml, or what the builder was installed with)
 	json *bool, // for programs
 ) error {
-	s, err := load(spec)
+	s, err := here(spec)
 	if err != nil {
 		return err
 	}
@@ -244,12 +254,12 @@ func Logs(ctx context.Context,
 
 // Opens a shell in a container that runs.
 func Shell(ctx context.Context,
-	spec *string, // spec file (default: ephemeral-builder.toml if there is one)
+	spec *string, // spec file (default: ephemeral-builder.toml, or what the builder was installed with)
 	job *string, // slot, client's port, machine or unit of the container (default: the only one)
 	root *bool, // as its root, and not as the builder
 	command *string, // what to run (default: a login shell)
 ) error {
-	s, err := load(spec)
+	s, err := here(spec)
 	if err != nil {
 		return err
 	}
@@ -322,6 +332,107 @@ func (Lab) Ssh(
 
 // Down ends the lab and removes it.
 func (Lab) Down(ctx context.Context) error { return harness.Down(ctx) }
+
+// Fleet is more hosts than one, behind a balancer: see fleet.toml in the README.
+type Fleet mg.Namespace
+
+// Write writes what balancer and runners of a fleet need: HAProxy's configuration, the runners', and
+// known_hosts. Also: fleet.
+func (Fleet) Write(ctx context.Context,
+	fleet *string, // file that describes it (default: fleet.toml)
+	out *string, // folder for the results (default: fleet)
+	url *string, // where GitLab is
+	token *string, // file with the runner's token, glrt-...
+	offline *bool, // don't ask the hosts whether they are as the file says
+) error {
+	f, err := loadFleet(fleet)
+	if err != nil {
+		return err
+	}
+	return report(ctx, func(ctx context.Context, rep *progress.Reporter) error {
+		text, err := f.Write(ctx, rep, fleetfile.Options{
+			Dir: value(out, "fleet"), URL: value(url, ""), Token: value(token, ""), Offline: value(offline, false),
+		})
+		fmt.Print(text)
+		return err
+	})
+}
+
+// Certify signs the hosts' keys, so that runners know all of them by one authority, and lets the runners in.
+func (Fleet) Certify(ctx context.Context,
+	fleet *string, // file that describes it (default: fleet.toml)
+	out *string, // folder with its keys (default: fleet)
+) error {
+	f, err := loadFleet(fleet)
+	if err != nil {
+		return err
+	}
+	done, err := f.Certify(ctx, value(out, "fleet"))
+	for _, line := range done {
+		fmt.Println(line)
+	}
+	return err
+}
+
+// Status shows the hosts of a fleet: versions, jobs, free slots, and what the balancer thinks of them.
+func (Fleet) Status(ctx context.Context,
+	fleet *string, // file that describes it (default: fleet.toml)
+	json *bool, // for programs
+) error {
+	f, err := loadFleet(fleet)
+	if err != nil {
+		return err
+	}
+	return f.Status(ctx).Print(os.Stdout, value(json, false))
+}
+
+// Drain has the balancer send a host nothing new, until -end.
+func (Fleet) Drain(ctx context.Context,
+	host string, // name of the host
+	fleet *string, // file that describes it (default: fleet.toml)
+	end *bool, // it gets what comes, again
+	wait *bool, // until no job runs there
+) error {
+	f, err := loadFleet(fleet)
+	if err != nil {
+		return err
+	}
+	return report(ctx, func(ctx context.Context, rep *progress.Reporter) error {
+		return f.Drain(ctx, rep, host, value(end, false), value(wait, false))
+	})
+}
+
+// Update has the hosts install now what is published, canaries first, and stops where it does not serve.
+func (Fleet) Update(ctx context.Context,
+	fleet *string, // file that describes it (default: fleet.toml)
+	host *string, // only this one
+) error {
+	f, err := loadFleet(fleet)
+	if err != nil {
+		return err
+	}
+	return report(ctx, func(ctx context.Context, rep *progress.Reporter) error {
+		return f.Update(ctx, rep, value(host, ""), rep.Note)
+	})
+}
+
+// Rollback goes back to the image before, on one host after the other.
+func (Fleet) Rollback(ctx context.Context,
+	fleet *string, // file that describes it (default: fleet.toml)
+	host *string, // only this one
+) error {
+	f, err := loadFleet(fleet)
+	if err != nil {
+		return err
+	}
+	return report(ctx, func(ctx context.Context, rep *progress.Reporter) error {
+		return f.Rollback(ctx, value(host, ""), rep.Note)
+	})
+}
+
+func loadFleet(path *string) (fleetfile.Fleet, error) {
+	return fleetfile.Load(value(path, fleetfile.File))
+}
 
 // Cache holds downloads and what was built from them.
 type Cache mg.Namespace
@@ -414,7 +525,7 @@ func measure(ctx context.Context, kind, suite *string, rounds *int, compare *str
 }
 
 // Aliases are other names of targets.
-var Aliases = map[string]any{"bench": Bench.All, "cache": Cache.Show}
+var Aliases = map[string]any{"bench": Bench.All, "cache": Cache.Show, "fleet": Fleet.Write}
 
 // report runs work with a progress reporter on standard error. Being told to end is the
 // same as Ctrl-C, which mage itself handles.
@@ -428,6 +539,25 @@ func report(ctx context.Context, work func(context.Context, *progress.Reporter) 
 		return mg.Fatal(130, "interrupted: run the same command again") // 128 and SIGINT, as shells have it
 	}
 	return err
+}
+
+// installed reads a spec that a flag names, or else the one that a builder was installed with.
+func installed(path, name *string) (specfile.Spec, error) {
+	if path != nil {
+		return specfile.Load(*path)
+	}
+	return units.InstalledSpec(value(name, specfile.Default().Name))
+}
+
+// here reads the spec that a flag names, or that is in this folder, or that the builder of this host
+// was installed with.
+func here(path *string) (specfile.Spec, error) {
+	if _, err := os.Stat(specfile.File); path == nil && err != nil {
+		if s, err := units.InstalledSpec(specfile.Default().Name); err == nil {
+			return s, nil
+		}
+	}
+	return load(path)
 }
 
 // load reads a spec, named by a flag or not.
