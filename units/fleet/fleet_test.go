@@ -3,6 +3,7 @@ package fleet
 import (
 	"bytes"
 	"crypto/ed25519"
+	"errors"
 	"flag"
 	"fmt"
 	"net"
@@ -132,6 +133,30 @@ func TestConfig(t *testing.T) {
 		if got.String() != test.want || c.Concurrent != 24 {
 			t.Errorf("%s: concurrent %d, %s, want %s", name, c.Concurrent, &got, test.want)
 		}
+	}
+}
+
+// Names that anybody can choose do not end the file early.
+func TestInstance(t *testing.T) {
+	text, err := example(t).instance(`https://x"y/`, "glrt-\\")
+	var c struct {
+		Runners []struct {
+			URL, Token string
+			Limit      int
+			Autoscaler struct {
+				Capacity int `toml:"capacity_per_instance"`
+				Config   struct {
+					Instances map[string]map[string]string
+				} `toml:"plugin_config"`
+			}
+		}
+	}
+	if err := errors.Join(err, toml.Unmarshal(text, &c)); err != nil {
+		t.Fatal(err)
+	}
+	r := c.Runners[0]
+	if r.URL != `https://x"y/` || r.Token != "glrt-\\" || r.Limit != 24 || r.Autoscaler.Capacity != 8 || r.Autoscaler.Config.Instances["beta"]["external_addr"] != "10.0.0.12:24" {
+		t.Errorf("it is\n%s", text)
 	}
 }
 

@@ -3,12 +3,15 @@ package fleet
 import (
 	"bytes"
 	"context"
+	_ "embed"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"text/template"
 
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/knownhosts"
@@ -27,7 +30,14 @@ const (
 	ownKeysFile   = "known_hosts.own"   // the key of each host, for who has no authority
 	runnerConfig  = "runner.toml"       // config.toml with one section, through the balancer
 	runnersConfig = "runner-hosts.toml" // config.toml with a section for each host, without a balancer
+
+	instanceConfig = "runner-instance.toml" // config.toml for the executor instance, likewise
 )
+
+//go:embed instance.toml
+var instanceText string
+
+var instanceTemplate = template.Must(template.New(instanceConfig).Parse(instanceText))
 
 // Options say what to write.
 type Options struct {
@@ -82,6 +92,10 @@ func (f Fleet) Write(ctx context.Context, rep *progress.Reporter, o Options) (te
 	if err != nil {
 		return "", err
 	}
+	instance, err := f.instance(url, token)
+	if err != nil {
+		return "", err
+	}
 	for _, file := range []struct {
 		name string
 		text []byte
@@ -91,6 +105,7 @@ func (f Fleet) Write(ctx context.Context, rep *progress.Reporter, o Options) (te
 		{ownKeysFile, own, 0o644},
 		{runnerConfig, f.config(url, token, f.balanced()), 0o600},
 		{runnersConfig, f.config(url, token, f.single()...), 0o600},
+		{instanceConfig, instance, 0o600},
 	} {
 		if file.text == nil {
 			continue
@@ -184,19 +199,32 @@ func (f Fleet) config(url, token string, sections ...runner.Section) []byte {
 	return text.Bytes()
 }
 
+// instance is a whole config.toml for an executor that knows the hosts by itself.
+func (f Fleet) instance(url, token string) ([]byte, error) {
+	var text bytes.Buffer
+	smallest := slices.MinFunc(f.Hosts, func(a, b Host) int { return a.Slots - b.Slots }).Slots
+	err := instanceTemplate.Execute(&text, struct {
+		Fleet
+		URL, Token string
+		Smallest   int
+	}{f, url, token, smallest})
+	return text.Bytes(), err
+}
+
 // explain says what is for whom.
 func (f Fleet) explain(o Options) string {
 	var text strings.Builder
 	in := func(name string) string { return filepath.Join(o.Dir, name) }
 	fmt.Fprintf(&text, "wrote to %s, for %d hosts with %d slots:\n", o.Dir, len(f.Hosts), f.Slots())
-	fmt.Fprintf(&text, "  %-18s for the balancer, as /etc/haproxy/haproxy.cfg: haproxy has read it\n", haproxyFile)
-	fmt.Fprintf(&text, "  %-18s for the runner: a section through the balancer\n", runnerConfig)
-	fmt.Fprintf(&text, "  %-18s instead, for a runner without a balancer: a section for each host\n", runnersConfig)
-	fmt.Fprintf(&text, "  %-18s for the runner, in %s, with %s: the hosts' authority\n", knownFile, f.Keys, runnerFile)
+	fmt.Fprintf(&text, "  %-20s for the balancer, as /etc/haproxy/haproxy.cfg: haproxy has read it\n", haproxyFile)
+	fmt.Fprintf(&text, "  %-20s for the runner: a section through the balancer\n", runnerConfig)
+	fmt.Fprintf(&text, "  %-20s instead, for a runner without a balancer: a section for each host\n", runnersConfig)
+	fmt.Fprintf(&text, "  %-20s instead, for its executor instance, with which no job has run yet\n", instanceConfig)
+	fmt.Fprintf(&text, "  %-20s for the runner, in %s, with %s: the hosts' authority\n", knownFile, f.Keys, runnerFile)
 	if !o.Offline {
-		fmt.Fprintf(&text, "  %-18s instead, with the hosts' own keys\n", ownKeysFile)
+		fmt.Fprintf(&text, "  %-20s instead, with the hosts' own keys\n", ownKeysFile)
 	}
-	fmt.Fprintf(&text, "  %-18s for nobody: who has it can pass for any host\n", authorityFile)
+	fmt.Fprintf(&text, "  %-20s for nobody: who has it can pass for any host\n", authorityFile)
 	fmt.Fprintf(&text, "\neach host's spec has, beside its concurrency:\n\n")
 	var canaries []string
 	for _, address := range f.Canaries() {
