@@ -1,7 +1,6 @@
 package connect
 
 import (
-	"bytes"
 	"fmt"
 	"html/template"
 	"image/color"
@@ -9,12 +8,11 @@ import (
 	"slices"
 	"time"
 
-	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/plotter"
 	"gonum.org/v1/plot/vg"
 	"gonum.org/v1/plot/vg/draw"
-	"gonum.org/v1/plot/vg/vgsvg"
 
+	"ephemeral-builder/harness/bench/chart"
 	"ephemeral-builder/harness/bench/plan"
 
 	_ "embed"
@@ -75,51 +73,21 @@ func (r *Result) page(w io.Writer) error {
 	return parsed.Execute(w, data)
 }
 
-// palette tells contenders and steps apart, also for who sees fewer colours: Okabe and Ito's.
-var palette = []color.Color{
-	color.RGBA{0x00, 0x72, 0xb2, 0xff}, color.RGBA{0xd5, 0x5e, 0x00, 0xff}, color.RGBA{0x00, 0x9e, 0x73, 0xff},
-	color.RGBA{0xcc, 0x79, 0xa7, 0xff}, color.RGBA{0xe6, 0x9f, 0x00, 0xff}, color.RGBA{0x56, 0xb4, 0xe9, 0xff},
-}
-
 // taking are the contenders that took part, with their colours.
 func (r *Result) taking() (names []string, colours map[string]color.Color) {
 	colours = map[string]color.Color{}
 	for i, c := range r.Contenders {
 		if c.Skipped == "" {
 			names = append(names, c.Name)
-			colours[c.Name] = palette[i%len(palette)]
+			colours[c.Name] = chart.Palette[i%len(chart.Palette)]
 		}
 	}
 	return names, colours
 }
 
-func newPlot(x, y string) *plot.Plot {
-	p := plot.New()
-	p.X.Label.Text, p.Y.Label.Text = x, y
-	p.Add(plotter.NewGrid())
-	p.Legend.Padding = vg.Points(2)
-	p.X.Label.TextStyle.Font.Size, p.Y.Label.TextStyle.Font.Size = vg.Points(9), vg.Points(9)
-	p.Legend.TextStyle.Font.Size = vg.Points(9)
-	return p
-}
-
-// svg is a plot as an element of the page.
-func svg(p *plot.Plot, height vg.Length) (template.HTML, error) {
-	// With the fonts that the plot was measured with: others overlap.
-	canvas := vgsvg.NewWith(vgsvg.UseWH(18*vg.Centimeter, height), vgsvg.EmbedFonts(true))
-	p.Draw(draw.New(canvas))
-	var text bytes.Buffer
-	if _, err := canvas.WriteTo(&text); err != nil {
-		return "", err
-	}
-	// Without the declaration that a file of its own begins with.
-	from := max(bytes.Index(text.Bytes(), []byte("<svg")), 0)
-	return template.HTML(text.Bytes()[from:]), nil
-}
-
 // distribution shows which share of connections was done after which time, with one client.
 func (r *Result) distribution() (template.HTML, error) {
-	p := newPlot("milliseconds from the dial to the end of true", "share of connections")
+	p := chart.New("milliseconds from the dial to the end of true", "share of connections")
 	p.Legend.Top = false
 	names, colours := r.taking()
 	for _, name := range names {
@@ -141,12 +109,12 @@ func (r *Result) distribution() (template.HTML, error) {
 		p.Legend.Add(name, line)
 	}
 	p.X.Min, p.Y.Min, p.Y.Max = 0, 0, 1
-	return svg(p, 8*vg.Centimeter)
+	return chart.SVG(p, 8*vg.Centimeter)
 }
 
 // concurrency shows the medians by the number of clients.
 func (r *Result) concurrency() (template.HTML, error) {
-	p := newPlot("clients at the same time", "median, milliseconds")
+	p := chart.New("clients at the same time", "median, milliseconds")
 	p.Legend.Top, p.Legend.Left = true, true
 	names, colours := r.taking()
 	for _, name := range names {
@@ -169,7 +137,7 @@ func (r *Result) concurrency() (template.HTML, error) {
 		p.Legend.Add(name, line)
 	}
 	p.X.Min, p.Y.Min = 0, 0
-	return svg(p, 8*vg.Centimeter)
+	return chart.SVG(p, 8*vg.Centimeter)
 }
 
 // parts of a connection, as a client sees them.
@@ -185,7 +153,7 @@ var parts = []struct {
 
 // steps shows where the time of a typical connection goes, with one client.
 func (r *Result) steps() (template.HTML, error) {
-	p := newPlot("milliseconds, medians of each part", "")
+	p := chart.New("milliseconds, medians of each part", "")
 	names, _ := r.taking()
 	slices.Reverse(names) // the first one on top
 	var below *plotter.BarChart
@@ -198,7 +166,7 @@ func (r *Result) steps() (template.HTML, error) {
 		if err != nil {
 			return "", err
 		}
-		bars.Horizontal, bars.Color, bars.LineStyle.Width = true, palette[i], 0
+		bars.Horizontal, bars.Color, bars.LineStyle.Width = true, chart.Palette[i], 0
 		if below != nil {
 			bars.StackOn(below)
 		}
@@ -209,13 +177,13 @@ func (r *Result) steps() (template.HTML, error) {
 	p.Legend.Top = true
 	p.NominalY(names...)
 	p.X.Min = 0
-	return svg(p, vg.Length(float64(len(names))*1.1+2.6)*vg.Centimeter)
+	return chart.SVG(p, vg.Length(float64(len(names))*1.1+2.6)*vg.Centimeter)
 }
 
 // timeline shows the stages of a typical connection, one below the other, for each contender
 // that was traced.
 func (r *Result) timeline() (template.HTML, error) {
-	p := newPlot("milliseconds since the dial, medians", "")
+	p := chart.New("milliseconds since the dial, medians", "")
 	var names []string
 	contenders := r.traced()
 	_, colours := r.taking()
@@ -235,12 +203,12 @@ func (r *Result) timeline() (template.HTML, error) {
 	p.NominalY(names...)
 	p.X.Min = 0
 	p.Y.Max = float64(len(names)) - 0.5 // the first contender's name has no line
-	return svg(p, vg.Length(float64(len(names))*0.5+1.6)*vg.Centimeter)
+	return chart.SVG(p, vg.Length(float64(len(names))*0.5+1.6)*vg.Centimeter)
 }
 
 // growthPlot shows a cost by the number of containers.
 func growthPlot(label string, rows []Grown, of func(Grown) float64) (template.HTML, error) {
-	p := newPlot("idle containers", label)
+	p := chart.New("idle containers", label)
 	var points plotter.XYs
 	for _, g := range rows {
 		points = append(points, plotter.XY{X: float64(g.Containers), Y: of(g)})
@@ -249,10 +217,10 @@ func growthPlot(label string, rows []Grown, of func(Grown) float64) (template.HT
 	if err != nil {
 		return "", err
 	}
-	line.Color, line.Width, dots.Color, dots.Shape = palette[0], vg.Points(2), palette[0], draw.CircleGlyph{}
+	line.Color, line.Width, dots.Color, dots.Shape = chart.Palette[0], vg.Points(2), chart.Palette[0], draw.CircleGlyph{}
 	p.Add(line, dots)
 	p.X.Min, p.Y.Min = 0, 0
-	return svg(p, 6*vg.Centimeter)
+	return chart.SVG(p, 6*vg.Centimeter)
 }
 
 // Percent is how much more or less a ratio is than one, in words.
