@@ -83,11 +83,28 @@ func (e events) Less(i, j int) bool {
 	return e[i].kind < e[j].kind || e[i].kind == e[j].kind && e[i].of < e[j].of
 }
 func (e events) Swap(i, j int) { e[i], e[j] = e[j], e[i] }
-func (e *events) Push(x any)   { *e = append(*e, x.(event)) }
+
+// Push and Pop are for [heap.Interface]. The two below do the same without an allocation for each
+// event.
+func (e *events) Push(x any) { *e = append(*e, x.(event)) }
 func (e *events) Pop() any {
 	last := (*e)[len(*e)-1]
 	*e = (*e)[:len(*e)-1]
 	return last
+}
+
+func (e *events) add(next event) {
+	*e = append(*e, next)
+	heap.Fix(e, len(*e)-1)
+}
+
+func (e *events) next() event {
+	first, last := (*e)[0], len(*e)-1
+	(*e)[0] = (*e)[last]
+	if *e = (*e)[:last]; last > 0 {
+		heap.Fix(e, 0)
+	}
+	return first
 }
 
 // queue is one of jobs, first come, first served.
@@ -114,6 +131,7 @@ type run struct {
 	hosts  []host
 	events events
 	queue  queue // of all hosts
+	free   int   // slots of all hosts
 }
 
 // Run serves jobs, which are in the order of their arrival, and returns them in that order. The
@@ -128,6 +146,7 @@ func (f Fleet) Run(jobs []Job, seed uint64) ([]Served, error) {
 			return nil, fmt.Errorf("host %d has %d slots: it needs at least 1", i+1, slots)
 		}
 		r.hosts[i].slots = slots
+		r.free += slots
 	}
 	if r.Poll == 0 {
 		r.Poll = 3
@@ -163,7 +182,7 @@ func (f Fleet) Run(jobs []Job, seed uint64) ([]Served, error) {
 // until handles all events up to a time.
 func (r *run) until(time float64) {
 	for len(r.events) > 0 && r.events[0].at <= time {
-		e := heap.Pop(&r.events).(event)
+		e := r.events.next()
 		if e.kind == polled {
 			r.serve(int(e.of), &r.queue, e.at)
 			r.ask(e.at)
@@ -175,20 +194,21 @@ func (r *run) until(time float64) {
 		case begun:
 			h.starting--
 			job.Ended = e.at + job.Length
-			heap.Push(&r.events, event{job.Ended, ended, e.of})
+			r.events.add(event{job.Ended, ended, e.of})
 		case ended:
 			h.freeing++
 			job.Freed = e.at + r.Host.free(h.freeing)
-			heap.Push(&r.events, event{job.Freed, freed, e.of})
+			r.events.add(event{job.Freed, freed, e.of})
 		case freed:
 			h.freeing--
 			h.used--
+			r.free++
 			switch r.Policy {
 			case Balanced:
 				r.balance(e.at)
 			case Polled:
 				if !r.queue.empty() {
-					heap.Push(&r.events, event{r.nextPoll(job.Host, e.at), polled, int32(job.Host)})
+					r.events.add(event{r.nextPoll(job.Host, e.at), polled, int32(job.Host)})
 				}
 			case Scattered:
 				r.serve(job.Host, &h.waiting, e.at)
@@ -202,13 +222,14 @@ func (r *run) give(job int32, to int, at float64) {
 	h, s := &r.hosts[to], &r.served[job]
 	running := h.used - h.starting - h.freeing
 	h.used++
+	r.free--
 	h.starting++
 	s.Host, s.Given = to, at
 	s.Begun = at + r.Host.start(h.starting, running)
 	if r.Policy == Balanced {
 		s.Begun += r.Hop
 	}
-	heap.Push(&r.events, event{s.Begun, begun, job})
+	r.events.add(event{s.Begun, begun, job})
 }
 
 // serve gives a host's free slots to those who wait.
@@ -222,15 +243,12 @@ func (r *run) serve(host int, waiting *queue, at float64) {
 // connections. A slot that is being freed counts as one, which HAProxy does not see: a real host
 // has some slots more than maxconn.
 func (r *run) balance(at float64) {
-	for !r.queue.empty() {
+	for r.free > 0 && !r.queue.empty() {
 		best := -1
-		for i, h := range r.hosts {
-			if h.used < h.slots && (best < 0 || h.used < r.hosts[best].used) {
+		for i := range r.hosts {
+			if h := &r.hosts[i]; h.used < h.slots && (best < 0 || h.used < r.hosts[best].used) {
 				best = i
 			}
-		}
-		if best < 0 {
-			return
 		}
 		r.give(r.queue.pop(), best, at)
 	}
@@ -239,20 +257,18 @@ func (r *run) balance(at float64) {
 // ask lets the host that polls next, of those with free slots, do so, if jobs wait. Polls that find
 // nothing are left out.
 func (r *run) ask(at float64) {
-	if r.queue.empty() {
+	if r.free == 0 || r.queue.empty() {
 		return
 	}
-	best, first := -1, math.Inf(1)
-	for i, h := range r.hosts {
-		if h.used < h.slots {
+	best, first := 0, math.Inf(1)
+	for i := range r.hosts {
+		if h := &r.hosts[i]; h.used < h.slots {
 			if next := r.nextPoll(i, at); next < first {
 				best, first = i, next
 			}
 		}
 	}
-	if best >= 0 {
-		heap.Push(&r.events, event{first, polled, int32(best)})
-	}
+	r.events.add(event{first, polled, int32(best)})
 }
 
 // nextPoll is when a host polls next, after a time.

@@ -110,9 +110,9 @@ func TestPeakedness(t *testing.T) {
 	for _, length := range []Lengths{Constant(60), distuv.Exponential{Rate: 1.0 / 60}, Lognormal(40, 60)} {
 		for _, batch := range []float64{1, 5} {
 			w := steady(20, batch, length)
-			served := serve(t, Fleet{Slots: []int{1e6}, Policy: Balanced}, w.Generate(20, 3))
+			served := serve(t, Fleet{Slots: []int{1e6}, Policy: Balanced}, w.Generate(8, 3))
 			var at []float64
-			for x := 3600.0; x < 20*Day; x += 300 {
+			for x := 3600.0; x < 8*Day; x += 120 {
 				at = append(at, x)
 			}
 			var busy []float64
@@ -137,7 +137,7 @@ func TestEven(t *testing.T) {
 		served := serve(t, Fleet{Slots: Even(slots, 1), Policy: Balanced}, jobs)
 		near(t, "the last job's wait", served[999].Wait(), want, 0.5)
 	}
-	near(t, "the work that four slots do", Summarize(serve(t, Fleet{Slots: []int{4}, Policy: Balanced}, jobs), 4).Utilisation, 1, 0.01)
+	near(t, "the work that four slots do", Summarize(serve(t, Fleet{Slots: []int{4}, Policy: Balanced}, jobs), 4, AllDay).Utilisation, 1, 0.01)
 }
 
 func busyDay() []Job { return Traced(1000).Generate(3, 5) }
@@ -197,7 +197,7 @@ func TestFirstComeFirstServed(t *testing.T) {
 				t.Fatalf("%s: job %d was given a slot at %v, before the one that came earlier, at %v", policy, i, served[i].Given, served[i-1].Given)
 			}
 		}
-		if Summarize(served, 40).P95 == 0 {
+		if Summarize(served, 40, AllDay).P95 == 0 {
 			t.Errorf("%s: none waited: that proves nothing", policy)
 		}
 	}
@@ -234,7 +234,7 @@ func TestPoliciesRank(t *testing.T) {
 		jobs := Traced(1000).Generate(10, seed)
 		var mean []float64
 		for _, policy := range Policies {
-			mean = append(mean, Summarize(serve(t, Fleet{Slots: Even(64, 8), Host: OnDemand(), Policy: policy}, jobs), 64).Mean)
+			mean = append(mean, Summarize(serve(t, Fleet{Slots: Even(64, 8), Host: OnDemand(), Policy: policy}, jobs), 64, AllDay).Mean)
 		}
 		// A poll costs no more than its interval: one slot's wait for it, of the job's 27 minutes.
 		if !(mean[0] < mean[1] && mean[1] < mean[0]+0.2*mean[0]+3 && 2*mean[1] < mean[2]) {

@@ -1,10 +1,31 @@
 package simulate
 
 import (
+	"math"
 	"slices"
 
 	"gonum.org/v1/gonum/stat"
 )
+
+// Window is a part of each day, from one time to a later one, in seconds.
+type Window struct{ From, To float64 }
+
+// AllDay is all of each day.
+var AllDay = Window{0, Day}
+
+// Hour is the hour around a moment, in seconds.
+func Hour(around float64) Window { return Window{around - 1800, around + 1800} }
+
+func (w Window) has(at float64) bool {
+	of := math.Mod(at, Day)
+	return w.From <= of && of < w.To
+}
+
+// until is how much of the time up to a moment is in the window.
+func (w Window) until(at float64) float64 {
+	days := math.Floor(at / Day)
+	return days*(w.To-w.From) + max(0, min(at-days*Day, w.To)-w.From)
+}
 
 // Summary is what jobs and slots had of it.
 type Summary struct {
@@ -18,25 +39,28 @@ type Summary struct {
 	Utilisation float64 `json:"utilisation"` // share of the slots' time, from start to freed, up to the last arrival
 }
 
-// Summarize looks at the jobs of a fleet with so many slots.
-func Summarize(served []Served, slots int) Summary {
+// Summarize looks at the jobs that come in a window to a fleet with so many slots, and at how busy
+// those are in it.
+func Summarize(served []Served, slots int, in Window) Summary {
+	var s Summary
 	if len(served) == 0 {
-		return Summary{}
+		return s
 	}
-	waits := Waits(served)
 	from, to := served[0].Arrival, served[len(served)-1].Arrival
 	busy := 0.0
 	for _, s := range served {
-		busy += max(0, min(s.Freed, to)-min(s.Given, to))
+		busy += in.until(min(s.Freed, to)) - in.until(min(s.Given, to))
 	}
-	s := Summary{
-		Jobs: len(waits), Mean: stat.Mean(waits, nil),
-		P50: quantile(waits, 0.5), P95: quantile(waits, 0.95), P99: quantile(waits, 0.99),
-		Over10: Longer(waits, 10), Over60: Longer(waits, 60),
+	if time := in.until(to) - in.until(from); time > 0 {
+		s.Utilisation = busy / float64(slots) / time
 	}
-	if to > from {
-		s.Utilisation = busy / float64(slots) / (to - from)
+	waits := Waits(served, in)
+	if s.Jobs = len(waits); s.Jobs == 0 {
+		return s
 	}
+	s.Mean = stat.Mean(waits, nil)
+	s.P50, s.P95, s.P99 = quantile(waits, 0.5), quantile(waits, 0.95), quantile(waits, 0.99)
+	s.Over10, s.Over60 = Longer(waits, 10), Longer(waits, 60)
 	return s
 }
 
@@ -44,11 +68,13 @@ func quantile(sorted []float64, p float64) float64 {
 	return stat.Quantile(p, stat.Empirical, sorted, nil)
 }
 
-// Waits are the times that jobs waited for a slot, in seconds, the shortest first.
-func Waits(served []Served) []float64 {
-	waits := make([]float64, len(served))
-	for i, s := range served {
-		waits[i] = s.Wait()
+// Waits are the times that the jobs that come in a window waited for a slot, in seconds, the
+// shortest first.
+func Waits(served []Served, in Window) (waits []float64) {
+	for _, s := range served {
+		if in.has(s.Arrival) {
+			waits = append(waits, s.Wait())
+		}
 	}
 	slices.Sort(waits)
 	return waits

@@ -99,8 +99,28 @@ func (w Workload) Validate() error {
 // were always one free.
 func (w Workload) Load() float64 { return w.Jobs / Day * w.Length.Mean() }
 
-// Busiest is the offered load in Erlang at the rate of the busiest moment.
-func (w Workload) Busiest() float64 { return w.Load() * w.Peak }
+// LoadAt is the offered load in Erlang at a time of the day in seconds: how many slots would be busy
+// in the mean if there were always one free. It follows the rate, later and less steeply, as jobs that
+// began before are still running.
+func (w Workload) LoadAt(at float64) float64 {
+	// What is busy came some time before, and takes longer than that.
+	const step, days = 120.0, 3
+	sum := 0.0
+	for before := step / 2; before < days*Day; before += step {
+		sum += w.Length.Survival(before) * step * w.Rate(days*Day+at-before)
+	}
+	return sum
+}
+
+// Busiest is the highest offered load of the day in Erlang, and its time in seconds.
+func (w Workload) Busiest() (load, at float64) {
+	for time := noon; time < noon+width/2; time += 900 {
+		if now := w.LoadAt(time); now > load {
+			load, at = now, time
+		}
+	}
+	return load, at
+}
 
 // The day has its busiest moment at 13 o'clock, and more jobs than at night for eight hours before
 // and after: an assumption, as is that the rate is a cosine there.

@@ -17,6 +17,18 @@ func TestTraced(t *testing.T) {
 	near(t, "the median of the longest, in hours", w.Length.Quantile(1-0.69/tracedJobs)/3600, 16, 0.5)
 	near(t, "the load", w.Load(), 18.57, 0.01)
 	near(t, "the rate at noon, to the mean", w.Rate(noon+Day)/(w.Jobs/Day), w.Peak, 1e-9)
+	load, at := w.Busiest()
+	near(t, "the highest load, which is somewhat below that of the highest rate", load, 0.95*w.Load()*w.Peak, 0.01*w.Load()*w.Peak)
+	near(t, "its hour, which is later", at/3600, 13.75, 0.3)
+	near(t, "the load at that hour", w.LoadAt(at+Day), load, 1e-9)
+	mean := 0.0
+	for hour := range 24 {
+		mean += w.LoadAt(3600*float64(hour)) / 24
+	}
+	near(t, "the mean of the load", mean, w.Load(), 0.01*w.Load())
+	steady := steady(5, 1, w.Length)
+	load, _ = steady.Busiest()
+	near(t, "a steady load", load, 5, 0.02)
 	shorter := Shorter()
 	near(t, "the shorter median", shorter.Quantile(0.5), 240, 1e-6)
 	near(t, "those within ten minutes", 1-shorter.Survival(600), 0.8, 1e-4)
