@@ -19,8 +19,8 @@ type Grown struct {
 	Mounts     int      // on the host
 }
 
-// grown is Growth without the level of no containers, which all memory is compared with.
-func (r *Result) grown() (rows []Grown) {
+// GrownTo is Growth without the level of no containers, which all memory is compared with.
+func (r *Result) GrownTo() (rows []Grown) {
 	for i := 1; i < len(r.Growth); i++ {
 		l := r.Growth[i]
 		starts := durations(l.Starts)
@@ -58,7 +58,7 @@ func (r *Result) growthText() string {
 	fmt.Fprintf(&b, "\n%s with more and more idle containers\n", Ours)
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintf(w, "containers\tstart, ms\t\tMiB each\tPID 1, ms each\tof a core\tmounts\t\n")
-	for _, g := range r.grown() {
+	for _, g := range r.GrownTo() {
 		fmt.Fprintf(w, "%d\t%.1f\t%.1f-%.1f\t%.1f\t%.1f\t%.0f %%\t%d\t\n", g.Containers, g.Start.Median, g.Start.Low, g.Start.High, g.Each, g.Manager, g.Share, g.Mounts)
 	}
 	w.Flush()

@@ -35,7 +35,7 @@ func (r *Result) page(w io.Writer) error {
 		Stages                                                  map[string][]Stage
 		Grown                                                   []Grown
 		JobRows                                                 []JobRow
-	}{Result: r, Stages: map[string][]Stage{}, Grown: r.grown(), JobRows: r.jobRows()}
+	}{Result: r, Stages: map[string][]Stage{}, Grown: r.GrownTo(), JobRows: r.jobRows()}
 	for _, s := range r.Series {
 		data.Rows = append(data.Rows, r.rows(s))
 	}

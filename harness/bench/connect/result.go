@@ -239,6 +239,21 @@ func (r *Result) rows(s Series) []Row {
 	return rows
 }
 
+// Row is that of a contender with a number of clients, if it took part.
+func (r *Result) Row(contender string, clients int) (row Row, ok bool) {
+	for _, s := range r.Series {
+		if s.Clients != clients {
+			continue
+		}
+		for _, row := range r.rows(s) {
+			if row.Name == contender && row.Count > 0 {
+				return row, true
+			}
+		}
+	}
+	return Row{}, false
+}
+
 // Facts say what the figures depend on, a line.
 func (r *Result) Facts() string {
 	return fmt.Sprintf("%s, %s, %s, %d cores, %.1f GiB, Linux %s",

@@ -108,7 +108,7 @@ func TestGrown(t *testing.T) {
 		{Connections: 1, Starts: []plan.Duration{50 * ms}, Took: 100 * ms, Manager: 10 * ms, Memory: 103 << 20, Mounts: 6},
 		{Connections: 4, Starts: []plan.Duration{60 * ms, 70 * ms, 80 * ms}, Took: 200 * ms, Manager: 30 * ms, Memory: 108 << 20, Mounts: 9, Freed: time.Second},
 	}
-	rows := r.grown()
+	rows := r.GrownTo()
 	if len(rows) != 2 {
 		t.Fatalf("got %+v, want two rows", rows)
 	}
