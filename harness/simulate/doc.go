@@ -9,5 +9,6 @@
 // there.
 //
 // What it leaves out: jobs do not slow each other down on a host, the stages of a pipeline do not
-// wait for each other, no job is lost or repeated, no host fails, and GitLab answers at once.
+// wait for each other, nobody gives up waiting, no job is lost or repeated, no host fails, and GitLab
+// answers at once.
 package simulate

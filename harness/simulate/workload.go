@@ -67,8 +67,9 @@ type Workload struct {
 //     February 2015 and 23.18 in the busiest hour, which is a Peak of 1.55; read in a summary of its
 //     blog, https://engineered.at/articles/mozilla-pushes-february-2015.
 //   - Others had shorter jobs. Of 30 million workflows on CircleCI 80 % ended within 10 minutes, says
-//     its report of 2019 (of which the summary was read), and the median in 2020 was below 4, says a
-//     talk, http://speaking.jmeiss.me/UY3Nct/slides: see [Shorter].
+//     its report of 2019, of which the summary was read, https://www.scribd.com/document/517361020; the
+//     median in 2020 was below 4, say slides of a talk, http://speaking.jmeiss.me/UY3Nct/slides: see
+//     [Shorter].
 func Traced(jobs float64) Workload {
 	return Workload{Jobs: jobs, Peak: 2.4, Pipeline: 8, Length: Lognormal(tracedMedian, tracedTotal/tracedJobs)}
 }
