@@ -16,6 +16,7 @@ import (
 	"ephemeral-builder/harness"
 	"ephemeral-builder/harness/bench"
 	"ephemeral-builder/harness/deb"
+	"ephemeral-builder/harness/simulate/study"
 	"ephemeral-builder/image"
 	"ephemeral-builder/image/cache"
 	lockfile "ephemeral-builder/image/lock"
@@ -513,6 +514,22 @@ func (Bench) Job(ctx context.Context,
 	suite *string, // Debian suite of the lab host: trixie or bookworm (default: trixie)
 ) error {
 	return measure(ctx, kind, suite, nil, nil, "job")
+}
+
+// Fleet simulates many hosts, and says how many slots a CI needs: test-results/fleet.html.
+func (Bench) Fleet(ctx context.Context,
+	jobs *int, // on a working day (default: 2000)
+	hosts *int, // how many (default: as the rule of thumb says)
+	slots *int, // of each host (default: 8)
+	start *string, // on-demand or warm (default: on-demand)
+	seed *int, // of what is drawn (default: 1)
+	from *string, // bench.json that says what a host takes (default: the README's figures)
+) error {
+	return report(ctx, func(ctx context.Context, rep *progress.Reporter) error {
+		return harness.Fleet(ctx, rep, study.Options{
+			Jobs: value(jobs, 2000), Hosts: value(hosts, 0), Slots: value(slots, 8), Start: value(start, "on-demand"), Seed: value(seed, 1), From: value(from, ""),
+		})
+	})
 }
 
 // measure is what the benchmarks of connections have in common.
