@@ -5,6 +5,7 @@ import (
 	"math"
 	"math/rand/v2"
 
+	"gonum.org/v1/gonum/integrate/quad"
 	"gonum.org/v1/gonum/stat/distuv"
 )
 
@@ -16,7 +17,6 @@ const Day = 86400.0
 type Lengths interface {
 	Mean() float64
 	Quantile(p float64) float64
-	Survival(x float64) float64 // the share of jobs that take longer than x
 }
 
 // Constant are jobs of one length, in seconds.
@@ -24,12 +24,6 @@ type Constant float64
 
 func (c Constant) Mean() float64            { return float64(c) }
 func (c Constant) Quantile(float64) float64 { return float64(c) }
-func (c Constant) Survival(x float64) float64 {
-	if x < float64(c) {
-		return 1
-	}
-	return 0
-}
 
 // Lognormal is the lognormal distribution with a median and a mean, in seconds.
 func Lognormal(median, mean float64) distuv.LogNormal {
@@ -104,13 +98,8 @@ func (w Workload) Load() float64 { return w.Jobs / Day * w.Length.Mean() }
 // in the mean if there were always one free. It follows the rate, later and less steeply, as jobs that
 // began before are still running.
 func (w Workload) LoadAt(at float64) float64 {
-	// What is busy came some time before, and takes longer than that.
-	const step, days = 120.0, 3
-	sum := 0.0
-	for before := step / 2; before < days*Day; before += step {
-		sum += w.Length.Survival(before) * step * w.Rate(days*Day+at-before)
-	}
-	return sum
+	// Of jobs of one length those are busy that came within it.
+	return quad.Fixed(func(p float64) float64 { return w.come(at) - w.come(at-w.Length.Quantile(p)) }, 0, 1, 500, quad.Legendre{}, 0)
 }
 
 // Busiest is the highest offered load of the day in Erlang, and its time in seconds.
@@ -132,13 +121,24 @@ const (
 
 // Rate is that of jobs in a second, at a time of the day in seconds.
 func (w Workload) Rate(at float64) float64 {
-	// The bump has a mean of 1 over the day, and is 3 at its top.
-	bump := 0.0
+	// The hump has a mean of 1 over the day, and is 3 at its top.
+	hump := 0.0
 	if off := math.Mod(at, Day) - noon; math.Abs(off) < width/2 {
-		bump = Day / width * (1 + math.Cos(2*math.Pi*off/width))
+		hump = Day / width * (1 + math.Cos(2*math.Pi*off/width))
 	}
-	share := (w.Peak - 1) / 2
-	return w.Jobs / Day * (1 - share + share*bump)
+	return w.Jobs / Day * (1 + w.share()*(hump-1))
+}
+
+// share is that of jobs that make the hump.
+func (w Workload) share() float64 { return (w.Peak - 1) / 2 }
+
+// come is how many jobs come up to a time in the mean, in seconds since a midnight or before it: the
+// integral of Rate.
+func (w Workload) come(to float64) float64 {
+	days := math.Floor(to / Day)
+	off := min(max(to-days*Day-noon, -width/2), width/2)
+	humps := days + 1/width*(off+width/2+width/(2*math.Pi)*math.Sin(2*math.Pi*off/width))
+	return w.Jobs * (to/Day + w.share()*(humps-to/Day))
 }
 
 // Job is one that comes.

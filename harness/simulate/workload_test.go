@@ -29,9 +29,15 @@ func TestTraced(t *testing.T) {
 	steady := steady(5, 1, w.Length)
 	load, _ = steady.Busiest()
 	near(t, "a steady load", load, 5, 0.02)
+	// What comes is the sum of the rate, across midnights.
+	sum := 0.0
+	for at := -Day; at < 1.7*Day; at += 60 {
+		sum += 60 * w.Rate(at+2*Day+30)
+	}
+	near(t, "the sum of the rate", w.come(1.7*Day)-w.come(-Day), sum, 1e-3*sum)
 	shorter := Shorter()
 	near(t, "the shorter median", shorter.Quantile(0.5), 240, 1e-6)
-	near(t, "those within ten minutes", 1-shorter.Survival(600), 0.8, 1e-4)
+	near(t, "those within ten minutes", shorter.CDF(600), 0.8, 1e-4)
 }
 
 // A week has as many jobs at the same time as the published one: 3 in the median, 19 in the 90th
