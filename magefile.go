@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/magefile/mage/mg"
 
@@ -521,6 +522,10 @@ func (Bench) Fleet(ctx context.Context,
 	jobs *int, // on a working day (default: 2000)
 	hosts *int, // how many (default: as the rule of thumb says)
 	slots *int, // of each host (default: 8)
+	median *time.Duration, // of the length of jobs (default: 12m, as published for a GitLab)
+	mean *time.Duration, // of the length of jobs (default: 26m44s, as published there)
+	pipeline *float64, // jobs that come at once, the mean (default: 8)
+	peak *float64, // of the busiest moment, to the mean of the day, 1 to 3 (default: 2.4)
 	start *string, // on-demand or warm (default: on-demand)
 	seed *int, // of what is drawn (default: 1)
 	from *string, // bench.json that says what a host takes (default: the README's figures)
@@ -528,6 +533,7 @@ func (Bench) Fleet(ctx context.Context,
 	return report(ctx, func(ctx context.Context, rep *progress.Reporter) error {
 		return harness.Fleet(ctx, rep, study.Options{
 			Jobs: value(jobs, 2000), Hosts: value(hosts, 0), Slots: value(slots, 8), Start: value(start, "on-demand"), Seed: value(seed, 1), From: value(from, ""),
+			Median: value(median, 0), Mean: value(mean, 0), Pipeline: value(pipeline, 0), Peak: value(peak, 0),
 		})
 	})
 }

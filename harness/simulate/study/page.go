@@ -14,7 +14,6 @@ import (
 	"gonum.org/v1/plot/vg/draw"
 
 	"ephemeral-builder/harness/bench/chart"
-	"ephemeral-builder/harness/simulate"
 
 	_ "embed"
 )
@@ -25,7 +24,7 @@ var pageText string
 // page writes a self-contained HTML page.
 func (r *Result) page(w io.Writer) error {
 	parsed, err := template.New("page").Funcs(template.FuncMap{
-		"duration": duration, "percent": percent,
+		"count": count, "duration": duration, "percent": percent,
 		"percentOf": func(share float64) float64 { return 100 * share },
 		"minutes":   func(seconds float64) float64 { return seconds / 60 },
 		"ms":        func(seconds float64) float64 { return seconds * 1000 },
@@ -150,7 +149,7 @@ func (r *Result) needsPlot() (template.HTML, error) {
 	}
 	for _, err := range []error{
 		addLine(p, "rule of thumb: "+r.Rule.String(), chart.Palette[0], rule, false),
-		addDots(p, fmt.Sprintf("simulated, in pipelines of %.0f jobs", r.Pipeline), chart.Palette[0], needed),
+		addDots(p, fmt.Sprintf("simulated, in pipelines of %g jobs", r.Pipeline), chart.Palette[0], needed),
 		addLine(p, fmt.Sprintf("slots = load + %.1f·√load", r.Rule.Single), chart.Palette[1], alone, false),
 		addDots(p, "simulated, if each job came alone", chart.Palette[1], single),
 		addLine(p, "load in the busy hour", grey, load, true),
@@ -271,7 +270,7 @@ func (r *Result) timelinePlot() (template.HTML, error) {
 		busy = append(busy, plotter.XY{X: hour, Y: float64(r.Timeline.Busy[i])})
 		waiting = append(waiting, plotter.XY{X: hour, Y: float64(r.Timeline.Waiting[i])})
 	}
-	w := simulate.Traced(float64(r.Jobs))
+	w := r.workload(float64(r.Jobs))
 	for hour := 0.0; hour <= 24; hour += 0.25 {
 		mean = append(mean, plotter.XY{X: hour, Y: w.LoadAt(hour * 3600)})
 	}

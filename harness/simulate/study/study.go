@@ -4,6 +4,7 @@
 package study
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math"
@@ -26,6 +27,10 @@ type Options struct {
 	Seed  int    // of all that is drawn
 	From  string // a bench.json that says what a host takes; empty: the README's figures
 	Start string // "on-demand" or "warm"
+
+	// How jobs come and how long they take; each is as in [simulate.Traced] if it is left out.
+	Peak, Pipeline float64
+	Median, Mean   time.Duration
 }
 
 // hop is how much longer a connection takes through the balancer, in seconds: an assumption.
@@ -39,7 +44,7 @@ type effort struct {
 	load  float64   // the highest of the day in variants
 }
 
-var thorough = effort{300000, 10, []float64{200, 500, 1000, 2000, 5000, 10000, 20000, 50000}, 200}
+var thorough = effort{240000, 10, []float64{200, 500, 1000, 2000, 5000, 10000, 20000, 50000}, 200}
 
 // daysOf are those that make enough jobs.
 func (e effort) daysOf(w simulate.Workload) int {
@@ -58,6 +63,7 @@ type Result struct {
 	Hosts       int              `json:"hosts"`
 	Each        int              `json:"each"` // slots of a host
 	Seed        int              `json:"seed"`
+	Published   bool             `json:"published"` // jobs are as in the published figures, and not as asked for
 	Host        simulate.Host    `json:"host"`
 	HostFrom    string           `json:"host_from"`
 	Mean        float64          `json:"mean"` // length of a job
@@ -131,11 +137,17 @@ func run(ctx context.Context, o Options, e effort) (*Result, error) {
 	if err := r.host(o.From, o.Start); err != nil {
 		return nil, err
 	}
-	w := simulate.Traced(float64(o.Jobs))
+	traced := simulate.Traced(1)
+	r.Peak, r.Pipeline = cmp.Or(o.Peak, traced.Peak), cmp.Or(o.Pipeline, traced.Pipeline)
+	r.Median, r.Mean = cmp.Or(o.Median.Seconds(), traced.Length.Quantile(0.5)), cmp.Or(o.Mean.Seconds(), traced.Length.Mean())
+	r.Published = o.Peak == 0 && o.Pipeline == 0 && o.Median == 0 && o.Mean == 0
+	if !(0 < r.Median && r.Median < r.Mean) {
+		return nil, fmt.Errorf("jobs last %s in the median and %s in the mean: the mean of a lognormal distribution is above its median", duration(r.Median), duration(r.Mean))
+	}
+	w := r.workload(float64(o.Jobs))
 	if err := w.Validate(); err != nil {
 		return nil, err
 	}
-	r.Mean, r.Median, r.Peak, r.Pipeline = w.Length.Mean(), w.Length.Quantile(0.5), w.Peak, w.Pipeline
 	r.Load = w.Load()
 	r.Busiest, r.Moment = w.Busiest()
 	if err := r.needs(ctx, e); err != nil {
@@ -149,6 +161,11 @@ func run(ctx context.Context, o Options, e effort) (*Result, error) {
 	}
 	r.Limits = r.limits()
 	return r, nil
+}
+
+// workload is that of the study, with so many jobs a day.
+func (r *Result) workload(jobs float64) simulate.Workload {
+	return simulate.Workload{Jobs: jobs, Peak: r.Peak, Pipeline: r.Pipeline, Length: simulate.Lognormal(r.Median, r.Mean)}
 }
 
 // host finds out what a host takes.

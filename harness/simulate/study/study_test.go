@@ -61,10 +61,23 @@ func TestRun(t *testing.T) {
 	if again := study(t, o); !reflect.DeepEqual(r, again) {
 		t.Error("the same seed gives another result")
 	}
+	if !r.Published || r.Pipeline != 8 || r.Variants[0].Slots == 0 {
+		t.Errorf("the workload is not the published one: %+v", r)
+	}
 	o.Seed, o.Hosts = 2, 7
 	if other := study(t, o); other.Hosts != 7 || reflect.DeepEqual(r.Needs, other.Needs) {
 		t.Errorf("another seed gives the same needs, or %d hosts are not 7", other.Hosts)
 	}
+}
+
+func TestRunAsAsked(t *testing.T) {
+	r := study(t, Options{Jobs: 300, Slots: 4, Start: "warm", Peak: 2, Pipeline: 3, Median: time.Minute, Mean: 2 * time.Minute})
+	if r.Published || r.Peak != 2 || r.Pipeline != 3 || r.Median != 60 || r.Mean != 120 {
+		t.Errorf("got %+v", r)
+	}
+	near(t, "the load", r.Load, 300*120/simulate.Day, 1e-9)
+	// The highest load, with jobs that are short, is that of the highest rate.
+	near(t, "the highest load", r.Busiest, 2*r.Load, 0.01*r.Load)
 }
 
 func TestRunRefuses(t *testing.T) {
@@ -74,6 +87,8 @@ func TestRunRefuses(t *testing.T) {
 		"at most 100000":        func(o *Options) { o.Jobs = 1e6 },
 		"at least 1":            func(o *Options) { o.Slots = 0 },
 		"-1 hosts":              func(o *Options) { o.Hosts = -1 },
+		"above its median":      func(o *Options) { o.Median = time.Hour },
+		"must be 1 to 3":        func(o *Options) { o.Peak = 5 },
 		"use on-demand or warm": func(o *Options) { o.Start = "cold" },
 		"no such file":          func(o *Options) { o.From = "testdata/none.json" },
 		"no result of this benchm": func(o *Options) {

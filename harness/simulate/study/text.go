@@ -13,9 +13,9 @@ func (r Rule) String() string {
 
 // Verdict says what the fleet is for, and how it fares, in a sentence each.
 func (r *Result) Verdict() string {
-	return fmt.Sprintf("%d jobs a day are %.3g at once in the busy hour if none waits: for 95 %% of those to wait at most %.0f s it takes %d slots. "+
+	return fmt.Sprintf("%d jobs a day are %s at once in the busy hour if none waits: for 95 %% of those to wait at most %.0f s it takes about %d slots. "+
 		"The rule of thumb says %d; %d hosts with %d slots each have %d.",
-		r.Jobs, r.Busiest, aimWait, r.Needed, r.Rule.Slots(r.Busiest), r.Hosts, r.Each, r.Hosts*r.Each)
+		r.Jobs, count(r.Busiest), aimWait, r.Needed, r.Rule.Slots(r.Busiest), r.Hosts, r.Each, r.Hosts*r.Each)
 }
 
 // duration is some seconds for people.
@@ -29,6 +29,14 @@ func duration(seconds float64) string {
 		return fmt.Sprintf("%.0f s", seconds)
 	}
 	return fmt.Sprintf("%.0f min", seconds/60)
+}
+
+// count is a mean number for people.
+func count(n float64) string {
+	if n < 10 {
+		return fmt.Sprintf("%.1f", n)
+	}
+	return fmt.Sprintf("%.0f", n)
 }
 
 func percent(share float64) string { return fmt.Sprintf("%.1f %%", 100*share) }
@@ -54,6 +62,6 @@ func (r *Result) Text() string {
 	w.Flush()
 	fmt.Fprintf(&b, "\n%s\nload: how many jobs would run at once in the busy hour; from %.0f to %.0f of them the rule is within %.0f %% of what was simulated\n",
 		r.Rule, r.Rule.From, r.Rule.To, 100*r.Rule.Worst)
-	fmt.Fprintf(&b, "if each job came alone: slots = load + %.1f·√load; a pipeline here has %.0f\n", r.Rule.Single, r.Pipeline)
+	fmt.Fprintf(&b, "if each job came alone: slots = load + %.1f·√load; a pipeline here has %g\n", r.Rule.Single, r.Pipeline)
 	return b.String()
 }
