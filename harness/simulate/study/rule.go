@@ -65,6 +65,9 @@ type Variant struct {
 func (r *Result) needed(w simulate.Workload, days int, seed uint64) (int, error) {
 	load, moment := w.Busiest()
 	hour := simulate.Hour(moment)
+	if w.Peak == 1 {
+		hour = simulate.AllDay
+	}
 	// What comes after the hour changes nothing for those before, and nearly nothing the day after.
 	jobs := slices.DeleteFunc(w.Generate(days, seed), func(j simulate.Job) bool { return math.Mod(j.Arrival, simulate.Day) >= hour.To })
 	meets := func(slots int) (bool, error) {
@@ -125,7 +128,7 @@ func (r *Result) needs(ctx context.Context, e effort) error {
 	variants := r.variants(e.load)
 	r.VariantLoad = e.load
 	for _, v := range variants {
-		add(v.Workload, max(e.days, e.daysOf(v.Workload)/3))
+		add(v.Workload, max(e.days, e.daysOf(v.Workload)/2))
 	}
 	own := r.workload(float64(r.Jobs))
 	add(own, e.ownDays(own))

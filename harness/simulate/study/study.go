@@ -44,7 +44,7 @@ type effort struct {
 	load  float64   // the highest of the day in variants
 }
 
-var thorough = effort{240000, 10, []float64{200, 500, 1000, 2000, 5000, 10000, 20000, 50000}, 200}
+var thorough = effort{240000, 10, []float64{200, 500, 1000, 2000, 5000, 10000, 20000, 50000}, 50}
 
 // daysOf are those that make enough jobs.
 func (e effort) daysOf(w simulate.Workload) int {
