@@ -45,6 +45,11 @@
 //	cancel [-graceful] ID
 //	[!] await [-system] ID
 //	    Begin a job, have it cancelled, and wait for its end.
+//	crowd -authority FILE [-length SECONDS] ID COUNT
+//	gather ID
+//	    Begin COUNT jobs of mixed lengths, one connection after the other, on hosts that have
+//	    certificates of an authority; and wait for their ends. What it prints says how many of
+//	    each host did and did not end well, and by how many that came later one was overtaken.
 //	restart
 //	    End the lab host as a power cut does, and wait until it is up again.
 //	eventually DURATION [!] VERB ARGUMENT...
@@ -103,6 +108,7 @@ type script struct {
 	conns    map[string]*sshclient.Conn
 	sessions map[string]*session
 	jobs     map[string]*job
+	crowds   map[string]*crowd
 	files    []io.Closer // open until the script's end
 }
 
@@ -125,6 +131,7 @@ func Setup(env *Env) func(*testscript.Env) error {
 			conns:    make(map[string]*sshclient.Conn),
 			sessions: make(map[string]*session),
 			jobs:     make(map[string]*job),
+			crowds:   make(map[string]*crowd),
 		}
 		e.Values[key{}] = s
 		e.Defer(func() {
@@ -147,6 +154,9 @@ func (s *script) close() {
 	}
 	for _, job := range s.jobs {
 		<-job.done
+	}
+	for _, crowd := range s.crowds {
+		<-crowd.done
 	}
 	for _, file := range s.files {
 		file.Close()

@@ -27,12 +27,17 @@ type Target struct {
 	User     string        // login name
 	Identity ssh.Signer    // the only key that is offered
 	HostKey  ssh.PublicKey // the only key that the server may have
+
+	// Authority, if it is set, takes the place of HostKey: the server must have a certificate of it,
+	// for the host in Addr. See [Conn.Certificate].
+	Authority ssh.PublicKey
 }
 
 // Conn is one authenticated SSH connection. Its methods may be called from several
 // goroutines at once.
 type Conn struct {
 	client *ssh.Client
+	shown  *ssh.Certificate
 	wire   *wire
 	done   chan struct{}
 	err    error // set before done is closed
@@ -46,7 +51,7 @@ type Conn struct {
 // [ErrAuth] and [ErrHostKey], the cause of ctx's end, or something else that none of
 // these describes.
 func Dial(ctx context.Context, t Target) (*Conn, error) {
-	if t.Identity == nil || t.HostKey == nil {
+	if t.Identity == nil || t.HostKey == nil && t.Authority == nil {
 		return nil, &TransportError{"connect", errors.New("the target needs an identity and a host key")}
 	}
 	raw, err := new(net.Dialer).DialContext(ctx, "tcp", t.Addr)
@@ -59,20 +64,30 @@ func Dial(ctx context.Context, t Target) (*Conn, error) {
 	default:
 		return nil, &TransportError{"connect", err}
 	}
+	return Handshake(ctx, raw, t)
+}
 
+// Handshake is the rest of [Dial], on a TCP connection to t that is there already. It is closed if
+// there is an error.
+func Handshake(ctx context.Context, raw net.Conn, t Target) (*Conn, error) {
 	// ssh.ClientConfig.Timeout bounds the TCP connect only (golang/go#51926): a
 	// forwarded port accepts at once and then nobody speaks.
 	w := &wire{Conn: raw}
 	stop := context.AfterFunc(ctx, func() { w.shut(context.Cause(ctx)) })
 	offered := false
+	var shown *ssh.Certificate
 	conn, channels, requests, err := ssh.NewClientConn(w, t.Addr, &ssh.ClientConfig{
 		User: t.User,
 		Auth: []ssh.AuthMethod{ssh.PublicKeysCallback(func() ([]ssh.Signer, error) {
 			offered = true
 			return []ssh.Signer{t.Identity}, nil
 		})},
-		HostKeyAlgorithms: hostKeyAlgorithms(t.HostKey),
-		HostKeyCallback: func(_ string, _ net.Addr, key ssh.PublicKey) error {
+		HostKeyAlgorithms: t.hostKeyAlgorithms(),
+		HostKeyCallback: func(address string, remote net.Addr, key ssh.PublicKey) error {
+			if t.Authority != nil {
+				shown, _ = key.(*ssh.Certificate)
+				return t.checkCertificate(address, remote, key)
+			}
 			if bytes.Equal(key.Marshal(), t.HostKey.Marshal()) {
 				return nil
 			}
@@ -90,7 +105,7 @@ func Dial(ctx context.Context, t Target) (*Conn, error) {
 		return nil, &TransportError{"handshake with " + t.Addr, err}
 	}
 
-	c := &Conn{client: ssh.NewClient(conn, channels, requests), wire: w, done: make(chan struct{})}
+	c := &Conn{client: ssh.NewClient(conn, channels, requests), shown: shown, wire: w, done: make(chan struct{})}
 	go func() {
 		c.err = &TransportError{"connection", w.explain(c.client.Wait())}
 		close(c.done)
@@ -104,12 +119,30 @@ func Dial(ctx context.Context, t Target) (*Conn, error) {
 
 // hostKeyAlgorithms are the signature algorithms of key. Without the restriction a
 // server with several keys shows its ECDSA key first, whichever one is expected.
-func hostKeyAlgorithms(key ssh.PublicKey) []string {
+func (t Target) hostKeyAlgorithms() []string {
+	key := t.HostKey
+	if t.Authority != nil {
+		return []string{ssh.CertAlgoED25519v01}
+	}
 	if key.Type() == ssh.KeyAlgoRSA {
 		return []string{ssh.KeyAlgoRSASHA512, ssh.KeyAlgoRSASHA256} // RFC 8332
 	}
 	return []string{key.Type()}
 }
+
+// checkCertificate is what a client does for a line of known_hosts with @cert-authority.
+func (t Target) checkCertificate(address string, remote net.Addr, key ssh.PublicKey) error {
+	checker := ssh.CertChecker{IsHostAuthority: func(authority ssh.PublicKey, _ string) bool {
+		return bytes.Equal(authority.Marshal(), t.Authority.Marshal())
+	}}
+	if err := checker.CheckHostKey(address, remote, key); err != nil {
+		return fmt.Errorf("%w: %w", ErrHostKey, err)
+	}
+	return nil
+}
+
+// Certificate is that of the server, if the target has an Authority.
+func (c *Conn) Certificate() *ssh.Certificate { return c.shown }
 
 // Close ends the connection and every session on it. It always returns nil.
 func (c *Conn) Close() error {
