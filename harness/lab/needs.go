@@ -19,3 +19,11 @@ func Needs(kind Kind) []prereq.Need {
 		{Program: "mount", Package: "mount"},
 	}
 }
+
+// JoinNeeds are the programs that labs are joined with.
+func JoinNeeds() []prereq.Need {
+	return []prereq.Need{
+		{Program: "ip", Package: "iproute2"},
+		{Program: "nsenter", Package: "util-linux"},
+	}
+}
