@@ -39,6 +39,8 @@ func hostPackages(arch image.Arch, suite string) []string {
 		"socat", "dnsmasq-base", "firewalld",
 		// What gitlab-*.txtar clone from.
 		"git",
+		// What fleet-*.txtar put before several hosts, and go from one to another with.
+		"haproxy", "openssh-client",
 	}
 	if suite != "bookworm" { // which has docker's client in docker.io, and no Incus
 		packages = append(packages, "docker-cli", "incus-client", "incus-extra", "openssl")
