@@ -6,7 +6,9 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -32,15 +34,25 @@ func (s *script) ssh(ctx context.Context, c *call) error {
 
 func (s *script) host(ctx context.Context, c *call) error {
 	var o options
-	var cmd string
-	if err := c.parse(o.all, &cmd); err != nil {
+	var on, cmd string
+	err := c.parse(func(f *flag.FlagSet) {
+		o.all(f)
+		f.StringVar(&on, "on", "", "")
+	}, &cmd)
+	if err != nil {
 		return err
 	}
-	if s.env.Host == nil {
+	shell := s.env.Host
+	if on != "" {
+		if shell, err = s.other(on); err != nil {
+			return err
+		}
+	}
+	if shell == nil {
 		return misuse("this lab offers no shell of its host")
 	}
-	err := c.run(o, func(stdin io.Reader, stdout io.Writer) error {
-		return s.env.Host(ctx, cmd, stdin, stdout, c.stderr)
+	err = c.run(o, func(stdin io.Reader, stdout io.Writer) error {
+		return shell(ctx, cmd, stdin, stdout, c.stderr)
 	})
 	if errors.Is(err, sshclient.ErrClosed) {
 		return &permanent{err}
@@ -57,6 +69,30 @@ func (s *script) restart(ctx context.Context, c *call) error {
 		return misuse("this lab can't be restarted")
 	}
 	return s.env.Restart(ctx)
+}
+
+func (s *script) halt(ctx context.Context, c *call) error {
+	var name string
+	if err := c.parse(nil, &name); err != nil {
+		return err
+	}
+	if _, err := s.other(name); err != nil {
+		return err
+	}
+	s.halted[name] = true
+	return s.env.Halt(ctx, name)
+}
+
+// other is the host NAME of a fleet, which must run.
+func (s *script) other(name string) (Shell, error) {
+	shell, ok := s.env.Hosts[name]
+	if !ok {
+		return nil, misuse(fmt.Sprintf("there is no host %q beside this one: choose one of %q", name, slices.Sorted(maps.Keys(s.env.Hosts))))
+	}
+	if s.halted[name] {
+		return nil, misuse(fmt.Sprintf("%s was halted already", name))
+	}
+	return shell, nil
 }
 
 // run runs a command with the streams that o names, and judges its result.

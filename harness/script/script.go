@@ -27,8 +27,9 @@
 //	    Start a command, and wait for its end later.
 //	signal ID SIGNAL
 //	    Ask the server to send SIGNAL (KILL) to a command that start started.
-//	[!] host [-stdin FILE] [-stdout FILE] [-status S] COMMAND
-//	    Run COMMAND as root on the lab host, outside all containers.
+//	[!] host [-on NAME] [-stdin FILE] [-stdout FILE] [-status S] COMMAND
+//	    Run COMMAND as root on the lab host, outside all containers. In a fleet that is the one
+//	    before the others, which have a NAME.
 //	transfer NAME SIZE
 //	    Send SIZE (100M) of noise through cat, and compare what comes back meanwhile.
 //	burst COUNT
@@ -52,6 +53,8 @@
 //	    each host did and did not end well, and by how many that came later one was overtaken.
 //	restart
 //	    End the lab host as a power cut does, and wait until it is up again.
+//	halt NAME
+//	    End a host of a fleet as a power cut does, until the end of the script.
 //	eventually DURATION [!] VERB ARGUMENT...
 //	    Repeat connect, ssh, neighbour or host until it does what is asked for.
 //
@@ -75,14 +78,19 @@ import (
 	"ephemeral-builder/harness/sshclient"
 )
 
+// Shell runs a shell command as root on a host. Its errors are those of [sshclient.Conn.Run]:
+// nothing but an ExitError says that the command failed.
+type Shell func(ctx context.Context, cmd string, stdin io.Reader, stdout, stderr io.Writer) error
+
 // Env is the lab that scripts run against. It is not changed by them.
 type Env struct {
 	Builder sshclient.Target // the builder, as seen from outside
 
-	// Host runs a shell command as root on the lab host. Its errors are those of
-	// [sshclient.Conn.Run]: nothing but an ExitError says that the command failed. It may
-	// be nil, then scripts that use it fail.
-	Host func(ctx context.Context, cmd string, stdin io.Reader, stdout, stderr io.Writer) error
+	// Host runs commands on the lab host. It may be nil, then scripts that use it fail.
+	Host Shell
+	// Hosts are the others of a fleet; Halt ends one of them as a power cut does.
+	Hosts map[string]Shell
+	Halt  func(ctx context.Context, name string) error
 
 	// Restart ends the host as a power cut does, and returns when it is up again. It may be nil.
 	Restart func(ctx context.Context) error
@@ -109,6 +117,7 @@ type script struct {
 	sessions map[string]*session
 	jobs     map[string]*job
 	crowds   map[string]*crowd
+	halted   map[string]bool
 	files    []io.Closer // open until the script's end
 }
 
@@ -132,6 +141,7 @@ func Setup(env *Env) func(*testscript.Env) error {
 			sessions: make(map[string]*session),
 			jobs:     make(map[string]*job),
 			crowds:   make(map[string]*crowd),
+			halted:   make(map[string]bool),
 		}
 		e.Values[key{}] = s
 		e.Defer(func() {

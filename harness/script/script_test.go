@@ -3,6 +3,7 @@ package script_test
 import (
 	"context"
 	"fmt"
+	"io"
 	"path/filepath"
 	"regexp"
 	"runtime"
@@ -61,6 +62,12 @@ func params(t *testing.T, file string) testscript.Params {
 	}
 	t.Cleanup(func() { host.Close() })
 	env.Host = host.Run
+	if nature == "fleet" {
+		env.Hosts = map[string]script.Shell{"alpha": func(ctx context.Context, cmd string, stdin io.Reader, stdout, stderr io.Writer) error {
+			return host.Run(ctx, "NAME=alpha; "+cmd, stdin, stdout, stderr)
+		}}
+		env.Halt = func(context.Context, string) error { return nil }
+	}
 	return testscript.Params{
 		Files:               []string{file},
 		Setup:               script.Setup(env),
