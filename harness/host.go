@@ -2,6 +2,7 @@ package harness
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -22,8 +23,10 @@ import (
 // host is a lab on which ephemeral-builder can be installed: root's home has its program
 // on PATH, the image in dist, and the specs of testdata.
 type host struct {
-	lab  *lab.Lab
-	root *sshclient.Conn
+	name   string // in a fleet
+	lab    *lab.Lab
+	root   *sshclient.Conn
+	halted bool // by a script
 }
 
 // startHost gathers what the lab is made of and starts it.
@@ -40,6 +43,16 @@ func startHost(ctx context.Context, rep *progress.Reporter, cfg lab.Config, edit
 	defer stage.Fail() // of no effect after Done
 	stage.Detail("starting a %s lab with %s", cfg.Kind, cfg.Suite)
 	cfg.Log = rep.Note
+	h, err := bootHost(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	stage.Done("%s", cfg.Dir)
+	return h, nil
+}
+
+// bootHost starts a lab of what was gathered.
+func bootHost(ctx context.Context, cfg lab.Config) (*host, error) {
 	l, err := lab.Start(ctx, cfg)
 	if err != nil {
 		return nil, err
@@ -52,7 +65,6 @@ func startHost(ctx context.Context, rep *progress.Reporter, cfg lab.Config, edit
 		_ = l.Close(context.WithoutCancel(ctx))
 		return nil, err
 	}
-	stage.Done("%s", cfg.Dir)
 	return h, nil
 }
 
@@ -62,7 +74,7 @@ func openHost(ctx context.Context, l *lab.Lab) (*host, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &host{l, root}, nil
+	return &host{lab: l, root: root}, nil
 }
 
 // reconnect connects anew if the last command lost the connection, so that one script
@@ -118,7 +130,7 @@ func (h *host) output(ctx context.Context, command string) (string, error) {
 	defer cancel()
 	var stdout, stderr bytes.Buffer
 	if err := h.run(ctx, command, nil, &stdout, &stderr); err != nil {
-		return "", fmt.Errorf("on the lab host: %s: %w\n%s%s", command, err, stdout.String(), stderr.String())
+		return "", fmt.Errorf("on %s: %s: %w\n%s%s", h, command, err, stdout.String(), stderr.String())
 	}
 	return stdout.String(), nil
 }
@@ -131,7 +143,7 @@ func (h *host) install(ctx context.Context, s spec.Spec) error {
 	}
 	var said bytes.Buffer
 	if err := h.run(ctx, "cat >lab-up.toml && ephemeral-builder install -spec=lab-up.toml", bytes.NewReader(text), &said, &said); err != nil {
-		return fmt.Errorf("installing on the lab host: %w\n%s", err, said.String())
+		return fmt.Errorf("installing on %s: %w\n%s", h, err, said.String())
 	}
 	return nil
 }
@@ -157,6 +169,8 @@ func (h *host) builder(ctx context.Context, name string) (target sshclient.Targe
 	}
 	return target, []byte(private), nil
 }
+
+func (h *host) String() string { return cmp.Or(h.name, "the lab host") }
 
 func (h *host) close(ctx context.Context) error {
 	_ = h.root.Close()

@@ -17,29 +17,31 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"ephemeral-builder/harness/lab"
 	"ephemeral-builder/harness/script"
+	"ephemeral-builder/harness/sshclient"
 	"ephemeral-builder/image/cache"
 	"ephemeral-builder/image/progress"
 	"ephemeral-builder/image/spec"
 )
 
 var (
-	labKind  = flag.String("lab.kind", "", "run the scripts of testdata on a lab of this kind: vm or container")
+	labKind  = flag.String("lab.kind", "", "run the scripts of testdata on a lab of this kind: vm, container or fleet")
 	labSuite = flag.String("lab.suite", "trixie", "Debian suite of the lab host")
 	labUnits = flag.String("lab.units", "", "attack the units in this folder of testdata, in place of ours")
 	labOwner = flag.Int("lab.owner", 0, "end the lab when this process does")
 )
 
-// TestScripts runs testdata/*.txtar one after the other on one lab. After each it judges
-// the host's health, and if the script failed it keeps the evidence.
+// TestScripts runs those scripts of testdata that are for a kind of lab, one after the other on
+// one lab. After each it judges the host's health, and if the script failed it keeps the evidence.
 func TestScripts(t *testing.T) {
 	if *labKind == "" {
 		t.Skip("needs a lab: go tool mage test")
 	}
-	kind, err := lab.ParseKind(*labKind)
+	kind, err := hostKind(*labKind)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -61,8 +63,9 @@ func TestScripts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	cfg := lab.Config{Kind: kind, Suite: o.Suite, Cache: filepath.Join(cache.Dir(), "labs"), Dir: dir}
 	start := func() (*host, error) {
-		h, err := startHost(ctx, rep, lab.Config{Kind: kind, Suite: o.Suite, Cache: filepath.Join(cache.Dir(), "labs"), Dir: dir}, editions...)
+		h, err := startHost(ctx, rep, cfg, editions...)
 		if err != nil {
 			return nil, err
 		}
@@ -71,20 +74,33 @@ func TestScripts(t *testing.T) {
 		}
 		return h, nil
 	}
-	h, err := start()
-	if err != nil {
-		t.Fatal(err)
+	var h *host  // on which the verb host runs
+	var f *fleet // that h is of, or nil
+	var labs interface {
+		builder(ctx context.Context, name string) (sshclient.Target, []byte, error)
+		close(ctx context.Context) error
+	}
+	if o.Kind == fleetKind {
+		if f, err = startTestFleet(ctx, rep, cfg, editions); err != nil {
+			t.Fatal(err)
+		}
+		h, labs = f.balancer, f
+	} else {
+		if h, err = start(); err != nil {
+			t.Fatal(err)
+		}
+		labs = h
 	}
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
-		if err := h.close(ctx); err != nil {
+		if err := labs.close(ctx); err != nil {
 			t.Error(err)
 		}
 	})
 	// Without its lab every script fails at once.
-	context.AfterFunc(ctx, func() { _ = h.close(context.WithoutCancel(ctx)) })
-	target, _, err := h.builder(ctx, spec.Default().Name)
+	context.AfterFunc(ctx, func() { _ = labs.close(context.WithoutCancel(ctx)) })
+	target, _, err := labs.builder(ctx, spec.Default().Name)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -111,8 +127,15 @@ func TestScripts(t *testing.T) {
 			"gitlab-runner":      realRunner() != "",
 		},
 		Vars:      map[string]string{"ESC": "\x1b", "BEL": "\a"},
-		Restart:   h.restart,
 		Neighbour: record(filepath.Join(results(o), neighboursFile)),
+	}
+	if f == nil {
+		env.Restart = h.restart
+	} else {
+		env.Hosts, env.Halt = map[string]script.Shell{}, f.halt
+		for name, h := range f.hosts {
+			env.Hosts[name] = h.run
+		}
 	}
 	if h.lab.Describe().Accel == lab.TCG {
 		env.Scale = 4
@@ -136,15 +159,26 @@ func TestScripts(t *testing.T) {
 			t.Error("no script ran")
 		}
 	})
+	files, err := scriptFiles(o.Kind)
+	if err != nil {
+		t.Fatal(err)
+	}
 	params := testscript.Params{
-		Dir:                 "testdata",
+		Files:               files,
 		Cmds:                script.Commands(env),
 		Condition:           script.Condition(env),
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
 		Setup: func(e *testscript.Env) error {
 			name := strings.TrimPrefix(filepath.Base(e.WorkDir), "script-")
-			w := watch{h: h, o: o, name: name, t: e.T()}
+			w := watch{fleet: f, o: o, name: name, t: e.T()}
+			if f == nil {
+				w.hosts = []*watched{{host: h}}
+			} else {
+				for _, h := range f.all() {
+					w.hosts = append(w.hosts, &watched{host: h})
+				}
+			}
 			// Runs after script's own clean-up, which is deferred later.
 			e.Defer(func() {
 				w.end(ctx)
@@ -170,6 +204,7 @@ func TestScripts(t *testing.T) {
 			testscript.Run(t, params)
 			return
 		}
+		params.Dir = "testdata"
 		params.Deadline, _ = t.Deadline()
 		attacks, err := runAttacks(ctx, t, params)
 		if err != nil {
@@ -179,6 +214,33 @@ func TestScripts(t *testing.T) {
 			t.Fatal(err)
 		}
 	})
+}
+
+// startTestFleet starts a fleet with a builder on each host.
+func startTestFleet(ctx context.Context, rep *progress.Reporter, cfg lab.Config, editions []edition) (*fleet, error) {
+	f, err := startFleet(ctx, rep, cfg, editions...)
+	if err != nil {
+		return nil, err
+	}
+	err = f.each(ctx, func(ctx context.Context, h *host) error {
+		_, err := h.output(ctx, "ephemeral-builder install -spec=lab.toml")
+		return err
+	})
+	if err == nil {
+		err = f.keep(ctx)
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.close(context.WithoutCancel(ctx)))
+	}
+	return f, nil
+}
+
+// scriptFiles are those for a kind of lab: fleet-* for a fleet, and all others for one host.
+func scriptFiles(kind string) ([]string, error) {
+	files, err := filepath.Glob(filepath.Join("testdata", "*.txtar"))
+	return slices.DeleteFunc(files, func(file string) bool {
+		return strings.HasPrefix(filepath.Base(file), "fleet-") != (kind == fleetKind)
+	}), err
 }
 
 // neighboursFile has a line for each time that a script used neighbour: SCRIPT, WHEN and SECONDS.
@@ -223,12 +285,18 @@ func stopWith(pid int, stop func()) error {
 	return nil
 }
 
-// watch judges the host before and after one script.
+// watch judges the hosts before and after one script.
 type watch struct {
-	h     *host
+	fleet *fleet // whose hosts they are, or nil
+	hosts []*watched
 	o     TestOptions
 	name  string
 	t     testscript.T
+}
+
+// watched is a host, and what is known of it from before the script.
+type watched struct {
+	*host
 	since string // journal cursor
 	boots int    // of the lab up to now
 }
@@ -253,11 +321,24 @@ rm -rf /run/systemd/system/ephemeral-builder*.d
 systemctl daemon-reload
 `
 
-// begin brings the host to the state that every script starts from.
+// begin brings the hosts to the state that every script starts from.
 func (w *watch) begin(ctx context.Context) error {
 	ctx, cancel := w.bounded(ctx)
 	defer cancel()
-	if err := w.h.reconnect(ctx); err != nil {
+	if w.fleet != nil {
+		if err := w.fleet.restore(ctx); err != nil {
+			return err
+		}
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	for _, h := range w.hosts {
+		group.Go(func() error { return w.beginOn(ctx, h) })
+	}
+	return group.Wait()
+}
+
+func (w *watch) beginOn(ctx context.Context, h *watched) error {
+	if err := h.reconnect(ctx); err != nil {
 		return err
 	}
 	command := `systemctl reset-failed; [ ! -e /sys/class/net/lab-out ] || stand-ins down
@@ -265,25 +346,28 @@ func (w *watch) begin(ctx context.Context) error {
 [ ! -e /run/systemd/system/ephemeral-builder@.service.d ] || { rm -r /run/systemd/system/ephemeral-builder@.service.d; systemctl daemon-reload; }
 [ -e /usr/local/bin/ephemeral-builder ] || ln -s /run/lab/share/ephemeral-builder /usr/local/bin/
 ephemeral-builder install -spec=lab.toml >/dev/null 2>&1 && rm -rf /var/lib/container/ephemeral-builder_0.sudo* && journalctl -q -n 0 --show-cursor`
-	if w.o.Units != "" {
+	switch {
+	case w.o.Units != "":
 		command = clean + command
+	case h.name == balancerName:
+		command = "systemctl stop haproxy 'fleet-*'; systemctl reset-failed; journalctl -q -n 0 --show-cursor"
 	}
-	out, err := w.h.output(ctx, command)
-	w.since = strings.TrimSpace(strings.TrimPrefix(strings.TrimSpace(out), "-- cursor: "))
+	out, err := h.output(ctx, command)
+	h.since = strings.TrimSpace(strings.TrimPrefix(strings.TrimSpace(out), "-- cursor: "))
 	if err == nil {
-		w.boots, err = w.h.lab.Boots()
+		h.boots, err = h.lab.Boots()
 	}
 	return err
 }
 
 // down tells whether the host has ended since begin, or started again.
-func (w *watch) down() bool {
+func (h *watched) down() bool {
 	select {
-	case <-w.h.lab.Done():
+	case <-h.lab.Done():
 		return true
 	default:
-		boots, err := w.h.lab.Boots()
-		return err == nil && boots > w.boots
+		boots, err := h.lab.Boots()
+		return err == nil && boots > h.boots
 	}
 }
 
@@ -295,18 +379,44 @@ findmnt -rno TARGET | grep nspawn/unix-export
 systemctl is-active ephemeral-builder.socket | grep -v '^active$'
 true`
 
-// end fails the script if it left the host in bad health, and keeps evidence of failure.
+// end fails the script if it left a host in bad health, and keeps evidence of failure.
 func (w *watch) end(ctx context.Context) {
 	ctx, cancel := w.bounded(ctx)
 	defer cancel()
+	var troubles []string
+	for _, h := range w.hosts {
+		trouble := w.judge(ctx, h)
+		if trouble != "" && h.name != "" {
+			trouble = h.name + ": " + trouble
+		}
+		if trouble != "" {
+			troubles = append(troubles, trouble)
+		}
+	}
+	failed := w.t.(interface{ Failed() bool }).Failed()
+	if len(troubles) == 0 && !failed {
+		return
+	}
+	where, err := w.evidence(ctx)
+	w.t.Log("evidence is in", where, errors.Join(err))
+	if len(troubles) > 0 && !failed {
+		w.t.Log(leftover + strings.Join(troubles, "\n"))
+		w.t.FailNow()
+	}
+}
+
+// judge says what ails a host, if anything does.
+func (w *watch) judge(ctx context.Context, h *watched) (trouble string) {
+	if h.halted || h.name == balancerName {
+		return ""
+	}
 	check := healthy
 	if w.o.Units == "" { // of other units a failed one is no harm
 		check = "systemctl --failed --no-legend --plain" + healthy
 	}
-	var trouble string
 	deadline := time.Now().Add(time.Minute)
 	for {
-		out, err := w.h.output(ctx, check)
+		out, err := h.output(ctx, check)
 		if err != nil {
 			trouble = err.Error()
 			break
@@ -318,55 +428,64 @@ func (w *watch) end(ctx context.Context) {
 			break
 		}
 	}
-	if w.o.Units != "" && (w.down() || w.h.reconnect(ctx) != nil) {
+	if w.o.Units != "" && (h.down() || h.reconnect(ctx) != nil) {
 		trouble = hostDown
 		w.t.Log(hostDown)
 	}
-	failed := w.t.(interface{ Failed() bool }).Failed()
-	if trouble == "" && !failed {
-		return
-	}
-	where, err := w.evidence(ctx)
-	w.t.Log("evidence is in", where, errors.Join(err))
-	if trouble != "" && !failed {
-		w.t.Log(leftover + trouble)
-		w.t.FailNow()
-	}
+	return trouble
 }
 
 // evidence saves what explains a failure.
 func (w *watch) evidence(ctx context.Context) (dir string, err error) {
-	if err := w.h.reconnect(ctx); err != nil {
-		return "", err
-	}
 	dir = filepath.Join(results(w.o), w.name)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return dir, err
-	}
 	var errs []error
-	for name, command := range map[string]string{
-		"journal.txt": fmt.Sprintf("journalctl -q --no-pager -o short-precise --after-cursor='%s'", w.since),
-		"units.txt":   "systemctl --no-pager --full --all status 'ephemeral-builder*'; systemctl --failed; systemctl show 'ephemeral-builder*'; true",
-		"host.txt":    "ps -ef; findmnt; machinectl list; free -m; df -h; true",
-	} {
-		var text bytes.Buffer
-		errs = append(errs, w.h.run(ctx, command, nil, &text, &text))
-		errs = append(errs, os.WriteFile(filepath.Join(dir, name), text.Bytes(), 0o644))
-	}
-	console, err := os.Open(filepath.Join(w.h.lab.Describe().Dir, lab.ConsoleLog))
-	if err == nil {
-		defer console.Close()
-		var copied *os.File
-		if copied, err = os.Create(filepath.Join(dir, "console.log")); err == nil {
-			_, err = io.Copy(copied, console)
-			err = errors.Join(err, copied.Close())
-		}
+	for _, h := range w.hosts {
+		errs = append(errs, h.evidence(ctx, filepath.Join(dir, h.name)))
 	}
 	unitsFlag := ""
 	if w.o.Units != "" {
 		unitsFlag = " -units=" + w.o.Units
 	}
 	rerun := fmt.Sprintf("#!/bin/sh\n# In the project's root:\ngo tool mage test -kind=%s -suite=%s%s -run='^%s$'\n", w.o.Kind, w.o.Suite, unitsFlag, w.name)
-	errs = append(errs, err, os.WriteFile(filepath.Join(dir, "rerun.sh"), []byte(rerun), 0o755))
+	errs = append(errs, os.WriteFile(filepath.Join(dir, "rerun.sh"), []byte(rerun), 0o755))
 	return dir, errors.Join(errs...)
+}
+
+// evidence saves what one host has to say, in dir; one that was halted only what it said before.
+func (h *watched) evidence(ctx context.Context, dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	left := h.lab.Describe().Dir
+	errs := []error{copyFile(filepath.Join(left, lab.ConsoleLog), filepath.Join(dir, "console.log"))}
+	if h.halted {
+		return errors.Join(append(errs, copyFile(filepath.Join(left, lab.JournalLog), filepath.Join(dir, lab.JournalLog)))...)
+	}
+	if err := h.reconnect(ctx); err != nil {
+		return errors.Join(append(errs, err)...)
+	}
+	for name, command := range map[string]string{
+		"journal.txt": fmt.Sprintf("journalctl -q --no-pager -o short-precise --after-cursor='%s'", h.since),
+		"units.txt":   "systemctl --no-pager --full --all status 'ephemeral-builder*' 'fleet-*' haproxy; systemctl --failed; systemctl show 'ephemeral-builder*'; true",
+		"host.txt":    "ps -ef; findmnt; machinectl list; free -m; df -h; true",
+	} {
+		var text bytes.Buffer
+		errs = append(errs, h.run(ctx, command, nil, &text, &text))
+		errs = append(errs, os.WriteFile(filepath.Join(dir, name), text.Bytes(), 0o644))
+	}
+	return errors.Join(errs...)
+}
+
+func copyFile(from, to string) error {
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := os.Create(to)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(out, in)
+	return errors.Join(err, out.Close())
 }

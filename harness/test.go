@@ -37,7 +37,7 @@ const attacksFile = "attacks.md"
 
 // TestOptions says which lab to test on, and how much.
 type TestOptions struct {
-	Kind  string // "vm" or "container"
+	Kind  string // "vm", "container" or "fleet"
 	Suite string // Debian suite of the lab host; the first of suites if empty
 	Full  bool   // on all suites, one after the other
 	Run   string // regular expression of script names; all if empty
@@ -53,7 +53,7 @@ var suites = []string{"trixie", "bookworm"}
 
 // Test runs the quick Go tests, then the scripts on a lab. It runs in the project's root.
 func Test(ctx context.Context, rep *progress.Reporter, o TestOptions) error {
-	kind, err := lab.ParseKind(o.Kind)
+	kind, err := hostKind(o.Kind)
 	if err != nil {
 		return err
 	}
@@ -65,6 +65,9 @@ func Test(ctx context.Context, rep *progress.Reporter, o TestOptions) error {
 		on = suites
 	case o.Suite == "":
 		on = suites[:1]
+	}
+	if o.Units != "" && o.Kind == fleetKind {
+		return errors.New("hostile scripts are for one host: use -units with another kind of lab")
 	}
 	if o.Units != "" {
 		if _, err := os.Stat(filepath.Join("testdata", o.Units, "install")); err != nil {
@@ -117,9 +120,7 @@ func testScripts(ctx context.Context, rep *progress.Reporter, o TestOptions) err
 		"./harness", "-count=1", "-parallel=1", "-timeout=80m", "-run=^TestScripts$/^scripts$/("+o.Run+")",
 		"-lab.kind="+o.Kind, "-lab.suite="+o.Suite, "-lab.units="+o.Units, "-lab.owner="+strconv.Itoa(os.Getpid()))
 	// A test that was interrupted had no time to remove its lab.
-	if l, openErr := lab.Open(filepath.Join(dir, "lab")); openErr == nil {
-		err = errors.Join(err, l.Close(context.WithoutCancel(ctx)))
-	}
+	err = errors.Join(err, closeLabs(context.WithoutCancel(ctx), filepath.Join(dir, "lab")))
 	if err != nil {
 		return fmt.Errorf("see %s: %w", dir, err)
 	}
