@@ -290,7 +290,7 @@ func Check(ctx context.Context) error {
 
 // Tests everything: quick Go tests, then the scripts of testdata/ against a throw-away host.
 func Test(ctx context.Context,
-	kind *string, // kind of lab: vm or container (default: vm)
+	kind *string, // kind of lab: vm, container or fleet (default: vm)
 	suite *string, // Debian suite of the lab host: trixie or bookworm (default: trixie)
 	full *bool, // on both suites, one after the other
 	run *string, // only scripts whose name matches this regular expression
@@ -308,7 +308,7 @@ type Lab mg.Namespace
 
 // Up starts a lab and leaves it running.
 func (Lab) Up(ctx context.Context,
-	kind *string, // vm or container (default: vm)
+	kind *string, // vm, container or fleet (default: vm)
 	suite *string, // Debian suite of the lab host: trixie or bookworm (default: trixie)
 	spec *string, // spec file (default: ephemeral-builder.toml if there is one)
 	json *bool, // print addresses and keys as JSON
@@ -322,7 +322,7 @@ func (Lab) Up(ctx context.Context,
 	})
 }
 
-// Exec runs a command as root on the lab host.
+// Exec runs a command as root on the lab host, or on the balancer of a fleet.
 func (Lab) Exec(command string) error { return harness.Exec(command) }
 
 // Ssh opens a builder session: a container of its own on the lab host.
