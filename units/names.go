@@ -26,6 +26,12 @@ func Names() ([]string, error) {
 	return names, nil
 }
 
+// Refused tells whether an update has found that a version does not serve.
+func Refused(name, version string) bool {
+	_, err := os.Stat(filepath.Join(ContainerDir, name+"_"+version+".refused"))
+	return err == nil
+}
+
 // Versions are those of a builder's images on this host, and the one that new containers get.
 func Versions(name string) (versions []string, current string, err error) {
 	trees, err := filepath.Glob(filepath.Join(ContainerDir, name+"_*"))

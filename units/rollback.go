@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	debversion "github.com/knqyf263/go-deb-version"
@@ -50,6 +51,8 @@ func rollback(ctx context.Context, s spec.Spec) (from, to string, err error) {
 	} else if err != nil {
 		return "", "", err
 	}
+	// Those that an update found not to serve lead nowhere.
+	versions = slices.DeleteFunc(versions, func(version string) bool { return Refused(s.Name, version) })
 	if to, err = before(versions, from); err != nil {
 		return "", "", err
 	}

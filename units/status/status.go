@@ -63,6 +63,7 @@ type Image struct {
 	Version string `json:"version"`
 	Current bool   `json:"current"` // new containers get it
 	InUse   int    `json:"in_use"`  // by so many containers, those that wait included
+	Refused bool   `json:"refused"` // it did not serve after an update
 }
 
 // Read looks at the builder of a name, or at all of them if it is empty.
@@ -169,7 +170,7 @@ func read(ctx context.Context, conn *dbus.Conn, name string) (Builder, error) {
 	}
 	slices.SortFunc(b.Containers, func(a, b Container) int { return a.Since.Compare(b.Since) })
 	for _, version := range versions {
-		b.Images = append(b.Images, Image{version, version == current, inUse[version]})
+		b.Images = append(b.Images, Image{version, version == current, inUse[version], units.Refused(name, version)})
 	}
 	return b, nil
 }

@@ -64,6 +64,9 @@ func (b Builder) text(out *strings.Builder, now time.Time, width int) {
 		if image.Current {
 			out.WriteString(" (current)")
 		}
+		if image.Refused {
+			out.WriteString(" (does not serve)")
+		}
 		if image.InUse > 0 {
 			fmt.Fprintf(out, " in use by %d", image.InUse)
 		}

@@ -10,7 +10,7 @@ func TestText(t *testing.T) {
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	b := Builder{
 		Name: "tools", Listen: "127.0.0.1:24", Active: true, Version: "2", Slots: 4, Free: 2, Accepted: 7, Refused: 1,
-		Images: []Image{{"1", false, 1}, {"2", true, 1}},
+		Images: []Image{{"1", false, 1, false}, {"2", true, 1, false}, {"3", false, 0, true}},
 		Containers: []Container{
 			{Slot: 3, Client: "127.0.0.1:51500", Since: now.Add(-90 * time.Minute), Version: "1", CPU: 61500 * time.Millisecond,
 				Memory: 200 << 20, Peak: 11 << 30, MemoryMax: 12 << 30, Tasks: 7, TasksMax: 64, Command: "make \x1b]0;evil\a -j"},
@@ -19,7 +19,7 @@ func TestText(t *testing.T) {
 	}
 	const want = `tools listens on 127.0.0.1:24, with version 2
 2 of 4 slots serve, 2 are free; 7 connections accepted, 1 refused since the socket's start
-images: 1 in use by 1, 2 (current) in use by 1
+images: 1 in use by 1, 2 (current) in use by 1, 3 (does not serve)
 
 SLOT  FOR    CLIENT           VERSION  CPU   MEMORY  PEAK   OF     TASKS  OF  COMMAND
 3     1h30m  127.0.0.1:51500  1        1m2s  200M    11.0G  12.0G  7      64  make ?]0;evil? -j
