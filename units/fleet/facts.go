@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/netip"
 	"strings"
 	"sync"
@@ -65,12 +66,13 @@ func (f Fleet) askOne(ctx context.Context, h Host) (got facts) {
 		return facts{err: err}
 	}
 	var builders []status.Builder
-	decoder := json.NewDecoder(bytes.NewReader(out))
+	answer := bytes.NewReader(out)
+	decoder := json.NewDecoder(answer)
 	if err := decoder.Decode(&builders); err != nil || len(builders) != 1 {
 		return facts{err: fmt.Errorf("%s: its answer is not that of ephemeral-builder status: is another version installed there? %.200q", h.Name, out)}
 	}
 	got.Builder = builders[0]
-	rest := bufio.NewScanner(decoder.Buffered())
+	rest := bufio.NewScanner(io.MultiReader(decoder.Buffered(), answer))
 	for rest.Scan() {
 		if rest.Text() == "" {
 			continue

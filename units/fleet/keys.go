@@ -97,7 +97,7 @@ grep -qxF "$runner" authorized_keys || {
 	printf '%%s\n' "$runner" >>authorized_keys.new
 	mv authorized_keys.new authorized_keys
 }
-systemctl try-restart %s-warm.service`
+[ ! -e %[4]s ] || systemctl try-restart %[3]s-warm.service`
 
 // Certify gives each host a certificate of the fleet's authority, and lets the fleet's runners in.
 // It says what it did, a line for each host, also before an error.
@@ -130,7 +130,7 @@ func (f Fleet) Certify(ctx context.Context, dir string) (done []string, err erro
 		}
 		keys := units.KeysOf(f.Name)
 		lines := append(ssh.MarshalAuthorizedKey(certificate), ssh.MarshalAuthorizedKey(runner.PublicKey())...)
-		if _, err := h.run(ctx, fmt.Sprintf(handIn, filepath.Dir(keys.Certificate), filepath.Base(keys.Certificate), f.Name), lines); err != nil {
+		if _, err := h.run(ctx, fmt.Sprintf(handIn, filepath.Dir(keys.Certificate), filepath.Base(keys.Certificate), f.Name, filepath.Join(units.UnitDir, f.Name+"-warm.service")), lines); err != nil {
 			errs = append(errs, err)
 			continue
 		}
