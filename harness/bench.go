@@ -51,6 +51,7 @@ var contenders = []struct {
 	{connect.Contender{Name: connect.Floor, About: "the image's own sshd in the image's tree, without a container: what none can be faster than"}, 2500, "sh"},
 	{connect.Contender{Name: connect.Ours, About: "as installed by default, all protections on"}, 24, ""},
 	{connect.Contender{Name: connect.Warm, About: "the same with start = \"warm\": the container waits already"}, 25, ""},
+	{connect.Contender{Name: connect.Balanced, About: "the same as the first, behind HAProxy as a fleet has it"}, 2504, "haproxy"},
 	{connect.Contender{Name: connect.Chroot, About: "unshare(1) with mounts and processes of its own, chroot and the image's sshd: no users, network, limits or filters"}, 2501, "unshare"},
 	{connect.Contender{Name: "docker", About: "docker run --rm of the same tree, with the image's sshd inside"}, 2502, "docker"},
 	{connect.Contender{Name: "podman", About: "podman run --rm of the same tree, as root, with the image's sshd inside"}, 2503, "podman"},
@@ -125,8 +126,9 @@ func benchBuilders() map[string]spec.Spec {
 	s.Concurrency = 2 * clients[len(clients)-1] // those that end are there for a moment yet
 	s.Limits.CPUQuota = 200                     // the others have no such limit
 	s.Allow = []string{gitAddress + ":9418"}
+	s.SSH.Agent = 2505 // for Balanced
 	warm := s
-	warm.Name, warm.Start = "warm", spec.StartWarm
+	warm.Name, warm.Start, warm.SSH.Agent = "warm", spec.StartWarm, 0
 	warm.SSH.Listen = netip.AddrPortFrom(s.SSH.Listen.Addr(), 25)
 	return map[string]spec.Spec{connect.Ours: s, connect.Warm: warm}
 }

@@ -59,6 +59,8 @@ const (
 	Ours   = "ephemeral-builder"
 	Warm   = "warm"
 	Chroot = "chroot"
+
+	Balanced = "balanced" // Ours, behind a balancer
 )
 
 // confidence of all intervals, and of the differences that are told.
@@ -120,6 +122,19 @@ func (s Series) ratios(contender, to string) []float64 {
 			return 0, false
 		}
 		return median(a) / median(b), true
+	})
+}
+
+// differences are how much longer one contender takes than another, in milliseconds, of medians
+// round by round.
+func (s Series) differences(contender, than string) []float64 {
+	return s.perRound(func(round []plan.Sample) (float64, bool) {
+		one := Series{Samples: round}
+		a, b := one.times(contender, done), one.times(than, done)
+		if len(a) == 0 || len(b) == 0 {
+			return 0, false
+		}
+		return median(a) - median(b), true
 	})
 }
 
@@ -284,6 +299,9 @@ func (r *Result) Text() string {
 		for _, row := range r.rows(s) {
 			if row.Freed.Median > 0 {
 				fmt.Fprintf(&b, "%s: %.1f ms (%.1f-%.1f) from the close until its slot is free again\n", row.Name, row.Freed.Median, row.Freed.Low, row.Freed.High)
+			}
+			if more := estimate(s.differences(Balanced, Ours)); row.Name == Balanced && row.Count > 0 {
+				fmt.Fprintf(&b, "%s: %.1f ms (%.1f to %.1f) more than without the balancer\n", row.Name, more.Median, more.Low, more.High)
 			}
 			if row.Failed > 0 {
 				fmt.Fprintf(&b, "%s: %d of %d connections failed, the first: %s\n", row.Name, row.Failed, row.Failed+row.Count, row.Failure)
