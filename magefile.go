@@ -531,7 +531,7 @@ func (Bench) Fleet(ctx context.Context,
 	from *string, // bench.json that says what a host takes (default: the README's figures)
 ) error {
 	return report(ctx, func(ctx context.Context, rep *progress.Reporter) error {
-		return harness.Fleet(ctx, rep, study.Options{
+		return harness.Simulate(ctx, rep, study.Options{
 			Jobs: value(jobs, 2000), Hosts: value(hosts, 0), Slots: value(slots, 8), Start: value(start, "on-demand"), Seed: value(seed, 1), From: value(from, ""),
 			Median: value(median, 0), Mean: value(mean, 0), Pipeline: value(pipeline, 0), Peak: value(peak, 0),
 		})

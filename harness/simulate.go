@@ -9,9 +9,9 @@ import (
 	"ephemeral-builder/image/progress"
 )
 
-// Fleet simulates many hosts, and shows what they are like. The results are ResultsDir/fleet.json and
+// Simulate simulates many hosts, and shows what they are like. The results are ResultsDir/fleet.json and
 // fleet.html.
-func Fleet(ctx context.Context, rep *progress.Reporter, o study.Options) error {
+func Simulate(ctx context.Context, rep *progress.Reporter, o study.Options) error {
 	stage := rep.Stage("simulate")
 	defer stage.Fail() // of no effect after Done
 	r, err := study.Run(ctx, o)
