@@ -82,7 +82,7 @@ func readStats(r io.Reader, backend string) (views map[string]view, queued strin
 		default:
 			v := view{get("status"), get("scur")}
 			if strings.HasPrefix(v.state, "DOWN") {
-				v.state += " (" + get("check_status") + ")"
+				v.state += " (" + strings.TrimPrefix(get("check_status"), "* ") + ")"
 			}
 			views[get("svname")] = v
 		}
