@@ -31,14 +31,15 @@ type member struct {
 }
 
 // lengths of jobs, in seconds, if all are not to have the same: some are much longer than most.
-var lengths = []string{"0.1", "0.2", "0.1", "1", "0.5", "0.2", "2", "0.1", "5", "0.5"}
+var lengths = []string{"0.1", "0.5", "0.2", "2", "1", "0.2", "4", "0.1", "8", "1"}
 
 // crowd begins all jobs, in order: the next connection when the last one is there.
 func (s *script) crowd(ctx context.Context, c *call) error {
 	target := s.env.Builder
-	var authority, length, id, text string
+	var authority, identity, length, id, text string
 	err := c.parse(func(f *flag.FlagSet) {
 		f.StringVar(&authority, "authority", "", "")
+		f.StringVar(&identity, "identity", "", "")
 		f.StringVar(&length, "length", "", "")
 	}, &id, &text)
 	if err != nil {
@@ -48,13 +49,16 @@ func (s *script) crowd(ctx context.Context, c *call) error {
 	switch {
 	case err != nil || count < 1 || count > 1000:
 		return misuse(fmt.Sprintf("%q is not a count from 1 to 1000", text))
-	case authority == "":
-		return misuse("-authority is missing: by it a job knows its host")
+	case authority == "" || identity == "":
+		return misuse("-authority and -identity are missing: by the first a job knows its host, by the other it gets in")
 	case s.crowds[id] != nil:
 		return misuse(fmt.Sprintf("there is a crowd %s already: use gather", id))
 	}
 	if target.Authority, _, _, _, err = cryptossh.ParseAuthorizedKey([]byte(c.ts.ReadFile(authority))); err != nil {
 		return misuse(fmt.Sprintf("%s has no public key: %v", authority, err))
+	}
+	if target.Identity, err = cryptossh.ParsePrivateKey([]byte(c.ts.ReadFile(identity))); err != nil {
+		return misuse(fmt.Sprintf("%s has no private key: %v", identity, err))
 	}
 	all := &crowd{members: make([]member, count), done: make(chan struct{})}
 	var running sync.WaitGroup
@@ -130,7 +134,11 @@ func (s *script) gather(ctx context.Context, c *call) error {
 	for _, name := range slices.Sorted(maps.Keys(hosts)) {
 		fmt.Fprintf(c.stdout, "%s: %d jobs ended well, %d did not\n", name, hosts[name].well, hosts[name].lost)
 	}
-	fmt.Fprintf(c.stdout, "overtaken by %d at most\n", all.overtaken())
+	lost := 0
+	for _, h := range hosts {
+		lost += h.lost
+	}
+	fmt.Fprintf(c.stdout, "%d jobs, of which %d did not end well\novertaken by %d at most\n", len(all.members), lost, all.overtaken())
 	return nil
 }
 

@@ -46,7 +46,7 @@
 //	cancel [-graceful] ID
 //	[!] await [-system] ID
 //	    Begin a job, have it cancelled, and wait for its end.
-//	crowd -authority FILE [-length SECONDS] ID COUNT
+//	crowd -authority FILE -identity FILE [-length SECONDS] ID COUNT
 //	gather ID
 //	    Begin COUNT jobs of mixed lengths, one connection after the other, on hosts that have
 //	    certificates of an authority; and wait for their ends. What it prints says how many of

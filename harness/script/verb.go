@@ -42,7 +42,7 @@ func verbs() map[string]verb {
 		"submit":     {run: (*script).submit, usage: "ID FILE", limit: deadline},
 		"await":      {run: (*script).await, usage: "[-system] ID", neg: true, output: true, limit: 2 * deadline},
 		"cancel":     {run: (*script).cancel, usage: "[-graceful] ID", limit: deadline},
-		"crowd":      {run: (*script).crowd, usage: "-authority FILE [-length SECONDS] ID COUNT", limit: 2 * deadline},
+		"crowd":      {run: (*script).crowd, usage: "-authority FILE -identity FILE [-length SECONDS] ID COUNT", limit: 2 * deadline},
 		"gather":     {run: (*script).gather, usage: "ID", output: true, limit: 5 * deadline},
 		"eventually": {run: (*script).eventually, usage: "DURATION [!] VERB ARGUMENT..."},
 	}
