@@ -53,11 +53,11 @@ func ensureKeys(s spec.Spec) (keys Keys, knownHosts []byte, wrote []string, err 
 	if err := os.MkdirAll(filepath.Dir(keys.HostKey), 0o755); err != nil {
 		return keys, nil, nil, err
 	}
-	hostKey, wroteHost, err := ensureKey(keys.HostKey, s.Name)
+	hostKey, wroteHost, err := EnsureKey(keys.HostKey, s.Name)
 	if err != nil {
 		return keys, nil, nil, err
 	}
-	runner, wroteRunner, err := ensureKey(keys.Runner, s.Name+" runner")
+	runner, wroteRunner, err := EnsureKey(keys.Runner, s.Name+" runner")
 	if err != nil {
 		return keys, nil, nil, err
 	}
@@ -67,7 +67,7 @@ func ensureKeys(s spec.Spec) (keys Keys, knownHosts []byte, wrote []string, err 
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return keys, nil, nil, err
 	}
-	if line := ssh.MarshalAuthorizedKey(runner); !bytes.Contains(authorized, bytes.TrimSpace(line)) {
+	if line := ssh.MarshalAuthorizedKey(runner.PublicKey()); !bytes.Contains(authorized, bytes.TrimSpace(line)) {
 		if len(authorized) > 0 && !bytes.HasSuffix(authorized, []byte("\n")) {
 			authorized = append(authorized, '\n')
 		}
@@ -76,12 +76,12 @@ func ensureKeys(s spec.Spec) (keys Keys, knownHosts []byte, wrote []string, err 
 		}
 		wrote = append(wrote, keys.AuthorizedKeys)
 	}
-	return keys, []byte(knownhosts.Line([]string{s.SSH.Local().String()}, hostKey) + "\n"), wrote, nil
+	return keys, []byte(knownhosts.Line([]string{s.SSH.Local().String()}, hostKey.PublicKey()) + "\n"), wrote, nil
 }
 
-// ensureKey reads the public half of the ed25519 key in path, or makes the key. It returns
-// the paths of the files it wrote; the public half is always beside the key.
-func ensureKey(path, comment string) (public ssh.PublicKey, wrote []string, err error) {
+// EnsureKey reads the ed25519 key in path, or makes it. It returns the paths of the files it wrote;
+// the public half is always beside the key.
+func EnsureKey(path, comment string) (key ssh.Signer, wrote []string, err error) {
 	text, err := os.ReadFile(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -109,5 +109,5 @@ func ensureKey(path, comment string) (public ssh.PublicKey, wrote []string, err 
 	if changed {
 		wrote = append(wrote, path+".pub")
 	}
-	return signer.PublicKey(), wrote, err
+	return signer, wrote, err
 }

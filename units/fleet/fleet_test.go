@@ -165,11 +165,11 @@ func TestInstance(t *testing.T) {
 func TestCertificates(t *testing.T) {
 	f := example(t)
 	dir := t.TempDir()
-	authority, err := ensureSigner(filepath.Join(dir, authorityFile), "hosts")
+	authority, err := ensureKey(filepath.Join(dir, authorityFile), "hosts")
 	if err != nil {
 		t.Fatal(err)
 	}
-	again, err := ensureSigner(filepath.Join(dir, authorityFile), "hosts")
+	again, err := ensureKey(filepath.Join(dir, authorityFile), "hosts")
 	if err != nil || !bytes.Equal(again.PublicKey().Marshal(), authority.PublicKey().Marshal()) {
 		t.Fatalf("the second time the authority is another: %v", err)
 	}
@@ -217,7 +217,7 @@ func TestCertificates(t *testing.T) {
 	if err := os.Chmod(filepath.Join(dir, authorityFile), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := ensureSigner(filepath.Join(dir, authorityFile), "hosts"); err == nil || !strings.Contains(err.Error(), "chmod 600") {
+	if _, err := ensureKey(filepath.Join(dir, authorityFile), "hosts"); err == nil || !strings.Contains(err.Error(), "chmod 600") {
 		t.Errorf("got %v for an authority that all can read", err)
 	}
 }

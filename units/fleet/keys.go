@@ -3,12 +3,9 @@ package fleet
 import (
 	"bytes"
 	"context"
-	"crypto/ed25519"
 	"crypto/rand"
-	"encoding/pem"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -16,7 +13,6 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
-	"ephemeral-builder/image/atomicfile"
 	"ephemeral-builder/units"
 )
 
@@ -29,33 +25,13 @@ const (
 // A host's certificate is renewed in the second half of its time.
 const validity = 2 * 365 * 24 * time.Hour
 
-// ensureSigner reads the ed25519 key in path, or makes it, with its public half beside it.
-func ensureSigner(path, comment string) (ssh.Signer, error) {
-	text, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		_, private, err := ed25519.GenerateKey(rand.Reader)
-		if err != nil {
-			return nil, err
-		}
-		block, err := ssh.MarshalPrivateKey(private, comment)
-		if err != nil {
-			return nil, err
-		}
-		text = pem.EncodeToMemory(block)
-		if err := atomicfile.Write(path, text, 0o600); err != nil {
-			return nil, err
-		}
-	} else if err != nil {
-		return nil, err
-	}
+// ensureKey reads a key of the fleet's folder, or makes it. Nobody else may read it.
+func ensureKey(path, comment string) (ssh.Signer, error) {
 	if info, err := os.Stat(path); err == nil && info.Mode().Perm()&0o077 != 0 {
 		return nil, fmt.Errorf("%s is readable by others, mode %04o: chmod 600 it, or make new keys, if somebody may have read it", path, info.Mode().Perm())
 	}
-	signer, err := ssh.ParsePrivateKey(text)
-	if err != nil {
-		return nil, fmt.Errorf("%s is no private key without a passphrase: %w", path, err)
-	}
-	return signer, atomicfile.Write(path+".pub", ssh.MarshalAuthorizedKey(signer.PublicKey()), 0o644)
+	key, _, err := units.EnsureKey(path, comment)
+	return key, err
 }
 
 // principals are what clients call a host: by itself, and behind the balancer.
@@ -105,11 +81,11 @@ func (f Fleet) Certify(ctx context.Context, dir string) (done []string, err erro
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	authority, err := ensureSigner(filepath.Join(dir, authorityFile), f.Name+" hosts")
+	authority, err := ensureKey(filepath.Join(dir, authorityFile), f.Name+" hosts")
 	if err != nil {
 		return nil, err
 	}
-	runner, err := ensureSigner(filepath.Join(dir, runnerFile), f.Name+" runners")
+	runner, err := ensureKey(filepath.Join(dir, runnerFile), f.Name+" runners")
 	if err != nil {
 		return nil, err
 	}

@@ -77,11 +77,11 @@ func (f Fleet) Write(ctx context.Context, rep *progress.Reporter, o Options) (te
 	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
 		return "", err
 	}
-	authority, err := ensureSigner(filepath.Join(o.Dir, authorityFile), f.Name+" hosts")
+	authority, err := ensureKey(filepath.Join(o.Dir, authorityFile), f.Name+" hosts")
 	if err != nil {
 		return "", err
 	}
-	if _, err := ensureSigner(filepath.Join(o.Dir, runnerFile), f.Name+" runners"); err != nil {
+	if _, err := ensureKey(filepath.Join(o.Dir, runnerFile), f.Name+" runners"); err != nil {
 		return "", err
 	}
 	haproxy, err := f.HAProxy()
