@@ -141,11 +141,14 @@ func Install(ctx context.Context,
 
 // Goes back to the image before: the next connection gets it.
 func Rollback(ctx context.Context,
-	spec *string, // spec file (default: what the builder was installed with)
-	name *string, // of the builder (default: ephemeral-builder)
+	spec *string, // spec file (default: ephemeral-builder.toml, or what the builder was installed with)
+	name *string, // of the builder, without a spec file
 	drain *bool, // wait until no container has another image
 ) error {
-	s, err := installed(spec, name)
+	s, err := here(spec)
+	if name != nil && spec == nil {
+		s, err = units.InstalledSpec(*name)
+	}
 	if err != nil {
 		return err
 	}
@@ -562,14 +565,6 @@ func report(ctx context.Context, work func(context.Context, *progress.Reporter) 
 		return mg.Fatal(130, "interrupted: run the same command again") // 128 and SIGINT, as shells have it
 	}
 	return err
-}
-
-// installed reads a spec that a flag names, or else the one that a builder was installed with.
-func installed(path, name *string) (specfile.Spec, error) {
-	if path != nil {
-		return specfile.Load(*path)
-	}
-	return units.InstalledSpec(value(name, specfile.Default().Name))
 }
 
 // here reads the spec that a flag names, or that is in this folder, or that the builder of this host

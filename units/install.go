@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"maps"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -38,6 +39,7 @@ func Needs(s spec.Spec) []prereq.Need {
 		{Program: "ip", Package: "iproute2"},
 		{Program: "nft", Package: "nftables"},
 		{Program: "conntrack", Package: "conntrack"},
+		{Program: "ssh", Package: "openssh-client"}, // with which an update tries what it has installed
 	}
 	if s.Home == spec.HomeDisk || s.Cache != 0 {
 		needs = append(needs, prereq.Need{Program: "mkfs.ext4", Package: "e2fsprogs"})
@@ -126,8 +128,14 @@ func install(ctx context.Context, rep *progress.Reporter, o Options) (Installed,
 	if err := checkOwner(o.Spec.Name); err != nil {
 		return Installed{}, err
 	}
-	if err := checkPort(ctx, manager, o.Spec); err != nil {
+	if err := checkPort(ctx, manager, o.Spec.Name+".socket", "ssh.listen", o.Spec.SSH.Listen); err != nil {
 		return Installed{}, err
+	}
+	if o.Spec.SSH.Agent != 0 {
+		address := netip.AddrPortFrom(o.Spec.SSH.Listen.Addr(), uint16(o.Spec.SSH.Agent))
+		if err := checkPort(ctx, manager, AgentSocket(o.Spec.Name), "ssh.agent", address); err != nil {
+			return Installed{}, err
+		}
 	}
 	firstSlot, err := firstSlot(o.Spec)
 	if err != nil {
@@ -183,6 +191,12 @@ func install(ctx context.Context, rep *progress.Reporter, o Options) (Installed,
 	if err := in.activate(ctx, o.Spec, manifest, append(append(files, kept), transfers...), knownHosts); err != nil {
 		return Installed{}, err
 	}
+	// Who installs by hand knows what he wants.
+	for _, mark := range []string{trialFile(o.Spec.Name), refusedFile(o.Spec.Name, manifest.Version)} {
+		if err := os.Remove(mark); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return Installed{}, err
+		}
+	}
 	in.Warnings = Warnings(ctx, o.Spec)
 	return in.Installed, from.Forget()
 }
@@ -215,20 +229,20 @@ func checkOwner(name string) error {
 	return nil
 }
 
-// checkPort fails if somebody else listens where the socket will.
-func checkPort(ctx context.Context, manager systemd, s spec.Spec) error {
-	text, err := os.ReadFile(filepath.Join(UnitDir, s.Name+".socket"))
-	if err == nil && regexp.MustCompile(fmt.Sprintf(`(?m)^ListenStream=.*:%d$`, s.SSH.Listen.Port())).Match(text) {
-		if active, err := manager.active(ctx, s.Name+".socket"); active || err != nil {
+// checkPort fails if somebody else listens where a socket will, for which there is a key in the spec.
+func checkPort(ctx context.Context, manager systemd, unit, key string, address netip.AddrPort) error {
+	text, err := os.ReadFile(filepath.Join(UnitDir, unit))
+	if err == nil && regexp.MustCompile(fmt.Sprintf(`(?m)^ListenStream=.*:%d$`, address.Port())).Match(text) {
+		if active, err := manager.active(ctx, unit); active || err != nil {
 			return err // it is ours, on this address or another
 		}
 	}
-	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", s.SSH.Listen.String())
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", address.String())
 	if errors.Is(err, syscall.EADDRINUSE) {
-		return fmt.Errorf("%s is taken by another program: set ssh.listen in the spec to a free port, or stop what this shows: ss -ltnp 'sport = %d'", s.SSH.Listen, s.SSH.Listen.Port())
+		return fmt.Errorf("%s is taken by another program: set %s in the spec to a free port, or stop what this shows: ss -ltnp 'sport = %d'", address, key, address.Port())
 	}
 	if err != nil {
-		return fmt.Errorf("can't listen on %s: set ssh.listen in the spec: %w", s.SSH.Listen, err)
+		return fmt.Errorf("can't listen on %s: set %s in the spec: %w", address, key, err)
 	}
 	return listener.Close()
 }

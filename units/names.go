@@ -28,9 +28,22 @@ func Names() ([]string, error) {
 
 // Refused tells whether an update has found that a version does not serve.
 func Refused(name, version string) bool {
-	_, err := os.Stat(filepath.Join(ContainerDir, name+"_"+version+".refused"))
+	_, err := os.Stat(refusedFile(name, version))
 	return err == nil
 }
+
+func refusedFile(name, version string) string {
+	return filepath.Join(ContainerDir, name+"_"+version+".refused")
+}
+
+// OnTrial tells whether an update does not know yet if what it has installed serves.
+func OnTrial(name string) bool {
+	_, err := os.Stat(trialFile(name))
+	return err == nil
+}
+
+// trialFile is there while an update tries a version: see script update.
+func trialFile(name string) string { return filepath.Join(ContainerDir, "."+name+"_trial") }
 
 // Versions are those of a builder's images on this host, and the one that new containers get.
 func Versions(name string) (versions []string, current string, err error) {

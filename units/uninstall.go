@@ -83,7 +83,7 @@ func Uninstall(ctx context.Context, rep *progress.Reporter, s spec.Spec) (Uninst
 
 	stage = rep.Stage("remove")
 	defer stage.Fail()
-	paths := []string{filepath.Join(MetricsDir, "ephemeral-builder-"+s.Name+".prom"), cacheFile(s.Name), cacheFile(s.Name) + ".partial", filepath.Join(CacheDir, s.Name), filepath.Join(LibDir, s.Name), filepath.Join(DownloadDir, s.Name), unmanagedFile(s.Name), KeysOf(s.Name).Drained, installedPath(s.Name)}
+	paths := []string{filepath.Join(MetricsDir, "ephemeral-builder-"+s.Name+".prom"), cacheFile(s.Name), cacheFile(s.Name) + ".partial", filepath.Join(CacheDir, s.Name), filepath.Join(LibDir, s.Name), filepath.Join(DownloadDir, s.Name), unmanagedFile(s.Name), KeysOf(s.Name).Drained, installedPath(s.Name), trialFile(s.Name)}
 	for _, unit := range slices.Sorted(maps.Values(unitNames(s.Name))) {
 		paths = append(paths, filepath.Join(UnitDir, unit))
 	}

@@ -1,12 +1,18 @@
 package fleet
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
+	"ephemeral-builder/image"
 	"ephemeral-builder/image/progress"
 )
+
+// heard is when a balancer knows by now what an agent says: twice its agent-inter, and a little.
+const heard = 8 * time.Second
 
 // Drain has balancers send a host nothing new, or again what comes. With wait it returns when no job
 // runs there.
@@ -24,16 +30,22 @@ func (f Fleet) Drain(ctx context.Context, rep *progress.Reporter, name string, e
 	}
 	stage := rep.Stage("drain")
 	defer stage.Fail() // of no effect after Done
+	told, failed := time.Now().Add(heard), 0
 	for again := time.NewTicker(2 * time.Second); ; {
 		got := f.askOne(ctx, h)
 		switch {
 		case got.err != nil:
-			return got.err
-		case len(got.Containers) == 0:
+			if failed++; failed == 3 {
+				return got.err
+			}
+			stage.Detail("%v", got.err)
+		case len(got.Containers) == 0 && time.Now().After(told):
 			stage.Done("%s has no job", h.Name)
 			return nil
+		default:
+			failed = 0
+			stage.Detail("%d jobs on %s", len(got.Containers), h.Name)
 		}
-		stage.Detail("%d jobs on %s", len(got.Containers), h.Name)
 		select {
 		case <-again.C:
 		case <-ctx.Done():
@@ -43,9 +55,26 @@ func (f Fleet) Drain(ctx context.Context, rep *progress.Reporter, name string, e
 }
 
 // Rollback has new connections on a host, or on all of them if name is empty, get the image before.
-// At the first error it stops.
+// At the first error it stops. Of all hosts only those go back that have the newest version: the
+// others have not come to it yet, or have gone back before it stopped.
 func (f Fleet) Rollback(ctx context.Context, name string, say func(format string, args ...any)) error {
+	newest := ""
+	if name == "" {
+		for _, got := range f.ask(ctx) {
+			if got.err != nil {
+				return got.err
+			}
+			var err error
+			if newest, err = later(newest, got.Version); err != nil {
+				return err
+			}
+		}
+	}
 	return f.each(ctx, name, f.Hosts, func(h Host) error {
+		if got := f.askOne(ctx, h); name == "" && got.err == nil && got.Version != newest {
+			say("%s: has version %s, and not %s", h.Name, got.Version, newest)
+			return nil
+		}
 		_, err := h.run(ctx, "ephemeral-builder rollback -name="+f.Name, nil)
 		if err != nil {
 			return err
@@ -77,11 +106,12 @@ func (f Fleet) Update(ctx context.Context, rep *progress.Reporter, name string, 
 			return before.err
 		}
 		if before.Updates == "none" {
-			return fmt.Errorf("%s does not update itself: install there once with -autoUpdate", h.Name)
+			return fmt.Errorf("%s does not update itself: install there once with -autoUpdate, or each version by hand where systemd is that of Debian 12", h.Name)
 		}
 		stage.Detail("from version %s", before.Version)
-		if _, err := h.run(ctx, fmt.Sprintf("systemctl start %s-update.service || { journalctl --unit=%[1]s-update --lines=5 --output=cat --no-pager >&2; exit 1; }", f.Name), nil); err != nil {
-			return fmt.Errorf("%w\nit goes on with what it had, and so do the hosts after it", err)
+		said, err := h.run(ctx, fmt.Sprintf(updateNow, f.Name), nil)
+		if err != nil {
+			return fmt.Errorf("%w\nthe hosts after it go on with what they have", err)
 		}
 		after := f.askOne(ctx, h)
 		if after.err != nil {
@@ -89,12 +119,24 @@ func (f Fleet) Update(ctx context.Context, rep *progress.Reporter, name string, 
 		}
 		stage.Done("version %s", after.Version)
 		if after.Version == before.Version {
-			say("%s: has version %s, as before", h.Name, after.Version)
+			say("%s: has version %s, as before\n%s", h.Name, after.Version, strings.TrimSpace(string(said)))
 		} else {
 			say("%s: version %s serves, was %s", h.Name, after.Version, before.Version)
 		}
 		return nil
 	})
+}
+
+// updateNow waits for an update's end, and prints what it had to say.
+const updateNow = `since=$(journalctl --quiet --lines=0 --show-cursor | sed 's/^-- cursor: //')
+systemctl start %[1]s-update.service && to=1 || to=2
+journalctl --quiet --unit=%[1]s-update --identifier=perl --identifier=systemd-sysupdate --after-cursor="$since" --lines=5 --output=cat --no-pager >&$to
+[ "$to" = 1 ]`
+
+// later is the later of two versions, of which the first may be empty.
+func later(a, b string) (string, error) {
+	newest, err := image.Newest([]string{"_" + cmp.Or(a, b), "_" + b})
+	return strings.TrimPrefix(newest, "_"), err
 }
 
 // each does something on one host, or on those of a list in turn up to the first error.

@@ -98,7 +98,7 @@ func Load(path string) (Fleet, error) {
 // Parse reads text. The error has all that is wrong, a line each, with the file's name.
 func Parse(file string, text []byte) (Fleet, error) {
 	f := Fleet{
-		Name: spec.Default().Name, Agent: 25, Keys: "/etc/gitlab-runner",
+		Name: spec.Default().Name, Agent: 8024, Keys: "/etc/gitlab-runner",
 		Balancer: Balancer{
 			Stats: netip.MustParseAddrPort("127.0.0.1:8404"),
 			Queue: spec.Duration(time.Hour), Lifetime: spec.Default().Limits.Lifetime,

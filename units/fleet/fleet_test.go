@@ -138,7 +138,9 @@ func TestConfig(t *testing.T) {
 
 // Names that anybody can choose do not end the file early.
 func TestInstance(t *testing.T) {
-	text, err := example(t).instance(`https://x"y/`, "glrt-\\")
+	f := example(t)
+	f.Hosts[1].Name = "beta.example.com"
+	text, err := f.instance(`https://x"y/`, "glrt-\\")
 	var c struct {
 		Runners []struct {
 			URL, Token string
@@ -155,7 +157,7 @@ func TestInstance(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := c.Runners[0]
-	if r.URL != `https://x"y/` || r.Token != "glrt-\\" || r.Limit != 24 || r.Autoscaler.Capacity != 8 || r.Autoscaler.Config.Instances["beta"]["external_addr"] != "10.0.0.12:24" {
+	if r.URL != `https://x"y/` || r.Token != "glrt-\\" || r.Limit != 24 || r.Autoscaler.Capacity != 8 || r.Autoscaler.Config.Instances["beta.example.com"]["external_addr"] != "10.0.0.12:24" {
 		t.Errorf("it is\n%s", text)
 	}
 }
@@ -225,7 +227,7 @@ func TestCertificates(t *testing.T) {
 func TestDiffers(t *testing.T) {
 	f := example(t)
 	as := func(change func(*status.Builder)) facts {
-		b := status.Builder{Slots: 8, Agent: 25, Listen: "0.0.0.0:24"}
+		b := status.Builder{Slots: 8, Agent: 8024, Listen: "0.0.0.0:24"}
 		change(&b)
 		return facts{Builder: b}
 	}
@@ -258,7 +260,7 @@ func TestStatus(t *testing.T) {
 		t.Fatal(err)
 	}
 	alpha := facts{Builder: status.Builder{
-		Version: "2", Slots: 8, Free: 7, Agent: 25, Listen: "0.0.0.0:24", Active: true, Updates: "failed",
+		Version: "2", Slots: 8, Free: 7, Agent: 8024, Listen: "0.0.0.0:24", Active: true, Updates: "failed",
 		Containers: []status.Container{{Version: "1"}},
 	}}
 	s := Status{Queued: queued, Rows: []Row{f.row(f.Hosts[0], alpha, views), f.row(f.Hosts[1], facts{err: os.ErrDeadlineExceeded}, views)}}

@@ -59,7 +59,8 @@ func (f Fleet) current(authority ssh.Signer, h Host, got facts, now time.Time) b
 		time.Unix(int64(c.ValidBefore), 0).After(now.Add(validity/2))
 }
 
-// handIn is what a host does with its certificate and the runners' public key, a line each. Warm
+// handIn is what a host does with its certificate and the runners' public key, a line each, which may
+// be there with options already. Warm
 // containers have read what was there before.
 const handIn = `set -eu
 umask 022
@@ -68,7 +69,7 @@ read -r certificate
 read -r runner
 printf '%%s\n' "$certificate" >%s.new
 mv %[2]s.new %[2]s
-grep -qxF "$runner" authorized_keys || {
+grep -qF "$runner" authorized_keys || {
 	sed '$a\' authorized_keys >authorized_keys.new
 	printf '%%s\n' "$runner" >>authorized_keys.new
 	mv authorized_keys.new authorized_keys

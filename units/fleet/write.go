@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -225,7 +226,7 @@ func (f Fleet) explain(o Options) string {
 		fmt.Fprintf(&text, "  %-20s instead, with the hosts' own keys\n", ownKeysFile)
 	}
 	fmt.Fprintf(&text, "  %-20s for nobody: who has it can pass for any host\n", authorityFile)
-	fmt.Fprintf(&text, "\neach host's spec has, beside its concurrency:\n\n")
+	fmt.Fprintf(&text, "\neach host's spec has, beside its concurrency, and with the runner's address in from, too, if it goes there itself:\n\n")
 	var canaries []string
 	for _, address := range f.Canaries() {
 		canaries = append(canaries, fmt.Sprintf("%q", address))
@@ -237,7 +238,11 @@ func (f Fleet) explain(o Options) string {
 	if f.Balancer.Listen.Addr().IsUnspecified() || f.Balancer.Listen.Addr().IsLoopback() {
 		from = "ADDRESS OF THE BALANCER"
 	}
-	fmt.Fprintf(&text, "  [ssh]\n  listen = \"0.0.0.0:%d\"\n  from = [%q%s]\n  agent = %d\n", f.Hosts[0].Address.Port(), from, f.others(), f.Agent)
+	all := netip.IPv4Unspecified()
+	if slices.ContainsFunc(f.Hosts, func(h Host) bool { return h.Address.Addr().Is6() }) {
+		all = netip.IPv6Unspecified()
+	}
+	fmt.Fprintf(&text, "  [ssh]\n  listen = \"%s\"\n  from = [%q%s]\n  agent = %d\n", netip.AddrPortFrom(all, f.Hosts[0].Address.Port()), from, f.others(), f.Agent)
 	fmt.Fprintf(&text, "\nlet the hosts have their certificates and the runners' key with: %s\n", command.Self("fleet:certify"))
 	if o.URL == "" || o.Token == "" {
 		fmt.Fprintf(&text, "%s and %s have example values, as there was no -url or no -token\n", in(runnerConfig), in(runnersConfig))

@@ -136,8 +136,7 @@ func read(ctx context.Context, conn *dbus.Conn, name string) (Builder, error) {
 	run := filepath.Join(units.RunDir, name)
 	_, err = os.Stat(units.KeysOf(name).Drained)
 	b.Drained = err == nil
-	_, err = os.Stat(filepath.Join(run, "trial"))
-	b.Trial = err == nil
+	b.Trial = units.OnTrial(name)
 	if b.Slots, err = count(filepath.Join(run, "known")); err != nil {
 		return b, err
 	}
