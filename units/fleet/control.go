@@ -130,7 +130,8 @@ func (f Fleet) Update(ctx context.Context, rep *progress.Reporter, name string, 
 // updateNow waits for an update's end, and prints what it had to say.
 const updateNow = `since=$(journalctl --quiet --lines=0 --show-cursor | sed 's/^-- cursor: //')
 systemctl start %[1]s-update.service && to=1 || to=2
-journalctl --quiet --unit=%[1]s-update --identifier=perl --identifier=systemd-sysupdate --after-cursor="$since" --lines=5 --output=cat --no-pager >&$to
+journalctl --sync
+journalctl --quiet --unit=%[1]s-update --identifier=perl --identifier=systemd-sysupdate --after-cursor="$since" --output=cat --no-pager | tail -n 5 >&$to
 [ "$to" = 1 ]`
 
 // later is the later of two versions, of which the first may be empty.
