@@ -104,12 +104,9 @@ func ConfigureRunner(ctx context.Context, o RunnerOptions) (text string, err err
 
 // runnerSection is a builder's, with neither a token nor the address of GitLab.
 func runnerSection(s spec.Spec, keys Keys) runner.Section {
-	return runner.Section{
-		Name: s.Name, Limit: s.Concurrency,
-		Host: s.SSH.Local().Addr().String(), Port: int(s.SSH.Local().Port()), User: "builder",
-		IdentityFile: keys.Runner, KnownHosts: keys.KnownHosts,
-		BuildsDir: "/home/builder/builds", CacheDir: "/home/builder/cache",
-	}
+	section := runner.ForBuilder(s.Name, s.SSH.Local().Addr().String(), s.SSH.Local().Port(), s.Concurrency)
+	section.IdentityFile, section.KnownHosts = keys.Runner, keys.KnownHosts
+	return section
 }
 
 func urlOf(c runner.Config, name string) string {

@@ -10,7 +10,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"time"
 
 	cryptossh "golang.org/x/crypto/ssh"
 
@@ -25,9 +24,8 @@ type crowd struct {
 
 // member is one of them.
 type member struct {
-	host   string    // by the server's certificate; empty if none answered
-	served time.Time // login
-	err    error     // of a job that did not end well
+	host string // by the server's certificate; empty if none answered
+	err  error  // of a job that did not end well
 }
 
 // lengths of jobs, in seconds, if all are not to have the same: some are much longer than most.
@@ -90,7 +88,6 @@ func (m *member) serve(ctx context.Context, raw net.Conn, target sshclient.Targe
 		return
 	}
 	defer conn.Close()
-	m.served = time.Now()
 	m.host = conn.Certificate().KeyId
 	if i := strings.LastIndexByte(m.host, ' '); i >= 0 { // "NAME on HOST"
 		m.host = m.host[i+1:]
@@ -115,6 +112,7 @@ func (s *script) gather(ctx context.Context, c *call) error {
 		return fmt.Errorf("%s still runs: %w", id, context.Cause(ctx))
 	}
 	type tally struct{ well, lost int }
+	lost := 0
 	hosts := map[string]*tally{}
 	for _, m := range all.members {
 		name := m.host
@@ -128,33 +126,13 @@ func (s *script) gather(ctx context.Context, c *call) error {
 			hosts[name].well++
 		} else {
 			hosts[name].lost++
+			lost++
 			fmt.Fprintf(c.stderr, "%s: %v\n", name, m.err)
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(hosts)) {
 		fmt.Fprintf(c.stdout, "%s: %d jobs ended well, %d did not\n", name, hosts[name].well, hosts[name].lost)
 	}
-	lost := 0
-	for _, h := range hosts {
-		lost += h.lost
-	}
-	fmt.Fprintf(c.stdout, "%d jobs, of which %d did not end well\novertaken by %d at most\n", len(all.members), lost, all.overtaken())
+	fmt.Fprintf(c.stdout, "%d jobs, of which %d did not end well\n", len(all.members), lost)
 	return nil
-}
-
-// overtaken is by how many of those that came later somebody was overtaken who waited.
-func (all *crowd) overtaken() (most int) {
-	for i, m := range all.members {
-		if m.served.IsZero() {
-			continue
-		}
-		count := 0
-		for _, later := range all.members[i+1:] {
-			if !later.served.IsZero() && later.served.Before(m.served) {
-				count++
-			}
-		}
-		most = max(most, count)
-	}
-	return most
 }

@@ -50,7 +50,7 @@
 //	gather ID
 //	    Begin COUNT jobs of mixed lengths, one connection after the other, on hosts that have
 //	    certificates of an authority; and wait for their ends. What it prints says how many of
-//	    each host did and did not end well, and by how many that came later one was overtaken.
+//	    each host did and did not end well.
 //	restart
 //	    End the lab host as a power cut does, and wait until it is up again.
 //	halt NAME

@@ -240,8 +240,8 @@ func (r *run) serve(host int, waiting *queue, at float64) {
 }
 
 // balance gives free slots to those who wait, each time one of the host with the fewest
-// connections. A slot that is being freed counts as one, which HAProxy does not see: a real host
-// has some slots more than maxconn.
+// connections. A slot that is being freed counts as one. HAProxy sees it, too: of the jobs in
+// fleet-jobs.txtar that came when all slots were taken no host refused any.
 func (r *run) balance(at float64) {
 	for r.free > 0 && !r.queue.empty() {
 		best := -1

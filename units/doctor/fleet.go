@@ -35,18 +35,20 @@ func certificate(_ context.Context, s subject) []Finding {
 		return []Finding{fail(s.keys.Certificate+" is no host certificate", why, renew)}
 	}
 	host, err := publicKey(s.keys.HostKey + ".pub")
-	end := time.Unix(int64(c.ValidBefore), 0)
-	switch {
-	case err == nil && !bytes.Equal(c.Key.Marshal(), host.Marshal()):
+	if err == nil && !bytes.Equal(c.Key.Marshal(), host.Marshal()) {
 		return []Finding{fail(s.keys.Certificate+" is of another key than the host's", why, renew)}
-	case c.ValidBefore != ssh.CertTimeInfinity && time.Now().After(end):
-		return []Finding{fail("it has ended on "+end.Format(time.DateOnly), why, renew)}
-	case c.ValidBefore != ssh.CertTimeInfinity && time.Now().Add(renewal).After(end):
-		return []Finding{warn("it ends on "+end.Format(time.DateOnly), why+" then", renew)}
-	case c.ValidBefore == ssh.CertTimeInfinity:
+	}
+	if c.ValidBefore == ssh.CertTimeInfinity {
 		return []Finding{ok("for %s, without an end", strings.Join(c.ValidPrincipals, ", "))}
 	}
-	return []Finding{ok("for %s, until %s", strings.Join(c.ValidPrincipals, ", "), end.Format(time.DateOnly))}
+	switch end := time.Unix(int64(c.ValidBefore), 0); {
+	case time.Now().After(end):
+		return []Finding{fail("it has ended on "+end.Format(time.DateOnly), why, renew)}
+	case time.Now().Add(renewal).After(end):
+		return []Finding{warn("it ends on "+end.Format(time.DateOnly), why+" then", renew)}
+	default:
+		return []Finding{ok("for %s, until %s", strings.Join(c.ValidPrincipals, ", "), end.Format(time.DateOnly))}
+	}
 }
 
 // agent asks as a balancer does, where there is something to ask.

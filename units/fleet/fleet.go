@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
@@ -126,7 +127,8 @@ func explain(file string, err error) error {
 		var all []error
 		for _, unknown := range strict.Errors {
 			line, _ := unknown.Position()
-			all = append(all, fmt.Errorf("%s:%d: unknown key %q: see the README for those there are", file, line, strings.Join(unknown.Key(), ".")))
+			key := unknown.Key()
+			all = append(all, fmt.Errorf("%s:%d: unknown key %q: use %s", file, line, strings.Join(key, "."), keysBeside(key)))
 		}
 		return errors.Join(all...)
 	case errors.As(err, &decode):
@@ -134,6 +136,24 @@ func explain(file string, err error) error {
 		return fmt.Errorf("%s:%d: %s", file, line, strings.TrimPrefix(decode.Error(), "toml: "))
 	}
 	return fmt.Errorf("%s: %w", file, err)
+}
+
+// keysBeside are those of the table that an unknown key is in.
+func keysBeside(key []string) string {
+	var table any = Fleet{}
+	if len(key) > 1 {
+		switch key[0] {
+		case "balancer":
+			table = Balancer{}
+		case "hosts":
+			table = Host{}
+		}
+	}
+	var names []string
+	for _, field := range reflect.VisibleFields(reflect.TypeOf(table)) {
+		names = append(names, field.Tag.Get("toml"))
+	}
+	return strings.Join(names, ", ")
 }
 
 // These words stand in HAProxy's configuration as they are, which has its own idea of others.

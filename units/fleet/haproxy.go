@@ -6,11 +6,11 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 	"text/template"
 	"time"
 
+	"ephemeral-builder/image/atomicfile"
 	"ephemeral-builder/image/command"
 )
 
@@ -46,15 +46,18 @@ func verifyHAProxy(ctx context.Context, path string) error {
 	return err
 }
 
-// writeChecked writes a file that check accepts, by its name.
+// writeChecked writes a file that check accepts, by the name that it has until then.
 func writeChecked(path string, text []byte, check func(path string) error) error {
-	trial := path + ".new"
-	if err := os.WriteFile(trial, text, 0o644); err != nil {
+	file, err := atomicfile.Create(path, 0o644)
+	if err != nil {
 		return err
 	}
-	defer os.Remove(trial)
-	if err := check(trial); err != nil {
+	defer file.Cleanup()
+	if _, err := file.Write(text); err != nil {
 		return err
 	}
-	return os.Rename(trial, path)
+	if err := check(file.Name()); err != nil {
+		return err
+	}
+	return file.CloseAtomicallyReplace()
 }

@@ -1,6 +1,7 @@
 package fleet
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -95,23 +96,16 @@ func (s Status) Print(w io.Writer, asJSON bool) error {
 			}
 			return fmt.Sprint(n)
 		}
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%d\t%s\t%s\n", r.Host, r.State, dash(r.Version), known(r.Jobs), known(r.Free), r.Slots, dash(r.Seen), strings.ReplaceAll(note, "\n", ", "))
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%d\t%s\t%s\n", r.Host, r.State, cmp.Or(r.Version, "-"), known(r.Jobs), known(r.Free), r.Slots, cmp.Or(r.Seen, "-"), strings.ReplaceAll(note, "\n", ", "))
 		jobs, slots = jobs+r.Jobs, slots+r.Slots
 	}
 	if err := table.Flush(); err != nil {
 		return err
 	}
-	last := fmt.Sprintf("%d jobs in %d slots, %s wait", jobs, slots, dash(s.Queued))
+	last := fmt.Sprintf("%d jobs in %d slots, %s wait", jobs, slots, cmp.Or(s.Queued, "-"))
 	if s.Balancer != "" {
 		last = s.Balancer
 	}
 	_, err := fmt.Fprintln(w, last)
 	return err
-}
-
-func dash(text string) string {
-	if text == "" {
-		return "-"
-	}
-	return text
 }

@@ -2,15 +2,18 @@ package fleet
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	_ "embed"
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"text/template"
 
@@ -66,10 +69,7 @@ func (f Fleet) Write(ctx context.Context, rep *progress.Reporter, o Options) (te
 			return "", err
 		}
 	}
-	url, token := exampleURL, exampleToken
-	if o.URL != "" {
-		url = o.URL
-	}
+	url, token := cmp.Or(o.URL, exampleURL), exampleToken
 	if o.Token != "" {
 		if token, err = runner.ReadToken(o.Token); err != nil {
 			return "", err
@@ -115,7 +115,7 @@ func (f Fleet) Write(ctx context.Context, rep *progress.Reporter, o Options) (te
 			return "", err
 		}
 	}
-	return f.explain(o), nil
+	return f.summary(o)
 }
 
 // ownKeys are lines of known_hosts with the hosts' own keys, by their own addresses and behind the
@@ -147,14 +147,7 @@ func (f Fleet) ownKeys(ctx context.Context, path string) (lines []byte, err erro
 
 // endpoint is where runners connect to.
 func (f Fleet) endpoint() string {
-	return fmt.Sprintf("%s:%d", bracketed(f.Balancer.Called()), f.Balancer.Listen.Port())
-}
-
-func bracketed(host string) string {
-	if strings.Contains(host, ":") {
-		return "[" + host + "]"
-	}
-	return host
+	return net.JoinHostPort(f.Balancer.Called(), strconv.Itoa(int(f.Balancer.Listen.Port())))
 }
 
 // authorityLine is the line of known_hosts by which all hosts are known: SSH_KNOWN_HOSTS FILE FORMAT
@@ -169,11 +162,9 @@ func (f Fleet) authorityLine(key ssh.PublicKey) []byte {
 
 // section is one of the runner's, without token and address of GitLab.
 func (f Fleet) section(name, host string, port uint16, limit int) runner.Section {
-	return runner.Section{
-		Name: name, Limit: limit, Host: host, Port: int(port), User: "builder",
-		IdentityFile: filepath.Join(f.Keys, runnerFile), KnownHosts: filepath.Join(f.Keys, knownFile),
-		BuildsDir: "/home/builder/builds", CacheDir: "/home/builder/cache",
-	}
+	section := runner.ForBuilder(name, host, port, limit)
+	section.IdentityFile, section.KnownHosts = filepath.Join(f.Keys, runnerFile), filepath.Join(f.Keys, knownFile)
+	return section
 }
 
 // balanced is the section that goes through the balancer.
@@ -212,51 +203,43 @@ func (f Fleet) instance(url, token string) ([]byte, error) {
 	return text.Bytes(), err
 }
 
-// explain says what is for whom.
-func (f Fleet) explain(o Options) string {
-	var text strings.Builder
-	in := func(name string) string { return filepath.Join(o.Dir, name) }
-	fmt.Fprintf(&text, "wrote to %s, for %d hosts with %d slots:\n", o.Dir, len(f.Hosts), f.Slots())
-	fmt.Fprintf(&text, "  %-20s for the balancer, as /etc/haproxy/haproxy.cfg: haproxy has read it\n", haproxyFile)
-	fmt.Fprintf(&text, "  %-20s for the runner: a section through the balancer\n", runnerConfig)
-	fmt.Fprintf(&text, "  %-20s instead, for a runner without a balancer: a section for each host\n", runnersConfig)
-	fmt.Fprintf(&text, "  %-20s instead, for its executor instance, with which no job has run yet\n", instanceConfig)
-	fmt.Fprintf(&text, "  %-20s for the runner, in %s, with %s: the hosts' authority\n", knownFile, f.Keys, runnerFile)
-	if !o.Offline {
-		fmt.Fprintf(&text, "  %-20s instead, with the hosts' own keys\n", ownKeysFile)
-	}
-	fmt.Fprintf(&text, "  %-20s for nobody: who has it can pass for any host\n", authorityFile)
-	fmt.Fprintf(&text, "\neach host's spec has, beside its concurrency, and with the runner's address in from, too, if it goes there itself:\n\n")
-	var canaries []string
-	for _, address := range f.Canaries() {
-		canaries = append(canaries, fmt.Sprintf("%q", address))
-	}
-	if len(canaries) > 0 {
-		fmt.Fprintf(&text, "  canaries = [%s]\n", strings.Join(canaries, ", "))
-	}
-	from := f.Balancer.Listen.Addr().String()
-	if f.Balancer.Listen.Addr().IsUnspecified() || f.Balancer.Listen.Addr().IsLoopback() {
-		from = "ADDRESS OF THE BALANCER"
-	}
-	all := netip.IPv4Unspecified()
-	if slices.ContainsFunc(f.Hosts, func(h Host) bool { return h.Address.Addr().Is6() }) {
-		all = netip.IPv6Unspecified()
-	}
-	fmt.Fprintf(&text, "  [ssh]\n  listen = \"%s\"\n  from = [%q%s]\n  agent = %d\n", netip.AddrPortFrom(all, f.Hosts[0].Address.Port()), from, f.others(), f.Agent)
-	fmt.Fprintf(&text, "\nlet the hosts have their certificates and the runners' key with: %s\n", command.Self("fleet:certify"))
-	if o.URL == "" || o.Token == "" {
-		fmt.Fprintf(&text, "%s and %s have example values, as there was no -url or no -token\n", in(runnerConfig), in(runnersConfig))
-	}
-	return text.String()
-}
+//go:embed summary.txt
+var summaryText string
 
-// others are the hosts themselves, which ask canaries.
-func (f Fleet) others() string {
-	var text strings.Builder
-	if len(f.Canaries()) > 0 {
-		for _, h := range f.Hosts {
-			fmt.Fprintf(&text, ", %q", h.Address.Addr())
+var summaryTemplate = template.Must(template.New("summary.txt").Parse(summaryText))
+
+// summary says what is for whom.
+func (f Fleet) summary(o Options) (string, error) {
+	var canaries, from []string
+	for _, address := range f.Canaries() {
+		canaries = append(canaries, strconv.Quote(address.String()))
+	}
+	balancer := f.Balancer.Listen.Addr()
+	if balancer.IsUnspecified() || balancer.IsLoopback() {
+		from = append(from, `"ADDRESS OF THE BALANCER"`)
+	} else {
+		from = append(from, strconv.Quote(balancer.String()))
+	}
+	listen := netip.IPv4Unspecified()
+	for _, h := range f.Hosts {
+		if len(canaries) > 0 { // which the others ask
+			from = append(from, strconv.Quote(h.Address.Addr().String()))
+		}
+		if h.Address.Addr().Is6() {
+			listen = netip.IPv6Unspecified()
 		}
 	}
-	return text.String()
+	var text strings.Builder
+	err := summaryTemplate.Execute(&text, struct {
+		Fleet
+		Options
+		CanaryList, From string
+		Listen           netip.AddrPort
+		Examples         bool
+		Certify          string
+	}{
+		f, o, strings.Join(canaries, ", "), strings.Join(from, ", "), netip.AddrPortFrom(listen, f.Hosts[0].Address.Port()),
+		o.URL == "" || o.Token == "", command.Self("fleet:certify"),
+	})
+	return text.String(), err
 }

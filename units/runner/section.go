@@ -34,6 +34,14 @@ type Section struct {
 	BuildsDir, CacheDir string
 }
 
+// ForBuilder is a section for a builder, with neither keys nor what GitLab has to say.
+func ForBuilder(name, host string, port uint16, limit int) Section {
+	return Section{
+		Name: name, Limit: limit, Host: host, Port: int(port), User: "builder",
+		BuildsDir: "/home/builder/builds", CacheDir: "/home/builder/cache",
+	}
+}
+
 // entry is a key with its value, as TOML writes it.
 type entry struct{ key, value string }
 

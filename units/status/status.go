@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -107,9 +108,7 @@ func read(ctx context.Context, conn *dbus.Conn, name string) (Builder, error) {
 	}
 	b.Accepted, _ = socket["NAccepted"].(uint32)
 	b.Refused, _ = socket["NRefused"].(uint32)
-	if listens, ok := socket["Listen"].([][]any); ok && len(listens) > 0 && len(listens[0]) > 1 {
-		b.Listen, _ = listens[0][1].(string)
-	}
+	b.Listen = listens(socket)
 	state := func(unit string) string {
 		state, err := conn.GetUnitPropertyContext(ctx, unit, "ActiveState")
 		if err != nil {
@@ -123,9 +122,8 @@ func read(ctx context.Context, conn *dbus.Conn, name string) (Builder, error) {
 	if err != nil {
 		return b, fmt.Errorf("asking systemd about %s: %w", units.AgentSocket(name), err)
 	}
-	if listens, ok := agent["Listen"].([][]any); ok && len(listens) > 0 && len(listens[0]) > 1 {
-		address, _ := listens[0][1].(string)
-		b.Agent, _ = strconv.Atoi(address[strings.LastIndexByte(address, ':')+1:])
+	if address, err := netip.ParseAddrPort(listens(agent)); err == nil {
+		b.Agent = int(address.Port())
 	}
 	switch b.Updates = "none"; {
 	case state(name+"-update.service") == "failed":
@@ -172,6 +170,16 @@ func read(ctx context.Context, conn *dbus.Conn, name string) (Builder, error) {
 		b.Images = append(b.Images, Image{version, version == current, inUse[version], units.Refused(name, version)})
 	}
 	return b, nil
+}
+
+// listens is where a socket does, of its properties, or empty if there is no such unit.
+func listens(socket map[string]any) string {
+	all, _ := socket["Listen"].([][]any) // of kinds and addresses
+	if len(all) == 0 || len(all[0]) < 2 {
+		return ""
+	}
+	address, _ := all[0][1].(string)
+	return address
 }
 
 // count is how many files a folder has; none if it is not there.

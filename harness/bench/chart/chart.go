@@ -3,6 +3,7 @@ package chart
 
 import (
 	"bytes"
+	_ "embed"
 	"html/template"
 	"image/color"
 
@@ -28,6 +29,15 @@ func New(x, y string) *plot.Plot {
 	p.X.Label.TextStyle.Font.Size, p.Y.Label.TextStyle.Font.Size = vg.Points(9), vg.Points(9)
 	p.Legend.TextStyle.Font.Size = vg.Points(9)
 	return p
+}
+
+//go:embed style.css
+var style string
+
+// Page reads the text of a page, which has "style" for what all pages look like, and more functions.
+func Page(text string, functions template.FuncMap) (*template.Template, error) {
+	own := template.FuncMap{"style": func() template.CSS { return template.CSS(style) }}
+	return template.New("page").Funcs(own).Funcs(functions).Parse(text)
 }
 
 // SVG is a plot as an element of the page.

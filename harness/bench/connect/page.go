@@ -23,7 +23,7 @@ var pageText string
 
 // page writes a self-contained HTML page.
 func (r *Result) page(w io.Writer) error {
-	parsed, err := template.New("page").Parse(pageText)
+	parsed, err := chart.Page(pageText, nil)
 	if err != nil {
 		return err
 	}

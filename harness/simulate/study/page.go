@@ -23,12 +23,12 @@ var pageText string
 
 // page writes a self-contained HTML page.
 func (r *Result) page(w io.Writer) error {
-	parsed, err := template.New("page").Funcs(template.FuncMap{
+	parsed, err := chart.Page(pageText, template.FuncMap{
 		"count": count, "duration": duration, "percent": percent,
 		"percentOf": func(share float64) float64 { return 100 * share },
 		"minutes":   func(seconds float64) float64 { return seconds / 60 },
 		"ms":        func(seconds float64) float64 { return seconds * 1000 },
-	}).Parse(pageText)
+	})
 	if err != nil {
 		return err
 	}
