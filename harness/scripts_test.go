@@ -345,7 +345,8 @@ func (w *watch) beginOn(ctx context.Context, h *watched) error {
 [ ! -e /var/lib/container/lab-gitlab ] || gitlab down
 [ ! -e /run/systemd/system/ephemeral-builder@.service.d ] || { rm -r /run/systemd/system/ephemeral-builder@.service.d; systemctl daemon-reload; }
 [ -e /usr/local/bin/ephemeral-builder ] || ln -s /run/lab/share/ephemeral-builder /usr/local/bin/
-ephemeral-builder install -spec=lab.toml >/dev/null 2>&1 && rm -rf /var/lib/container/ephemeral-builder_0.sudo* && journalctl -q -n 0 --show-cursor`
+said=$(ephemeral-builder install -spec=lab.toml -autoUpdate=false 2>&1) || { echo "$said" >&2; exit 1; }
+rm -rf /var/lib/container/ephemeral-builder_0.sudo* && journalctl -q -n 0 --show-cursor`
 	switch {
 	case w.o.Units != "":
 		command = clean + command
