@@ -28,8 +28,11 @@ import (
 //go:embed files
 var files embed.FS
 
-// Targets are those that administer a host.
-var Targets = []string{"install", "uninstall", "rollback", "runner", "status", "logs", "shell", "doctor"}
+// Targets are those that administer a host, and a fleet of them.
+var Targets = []string{
+	"install", "uninstall", "rollback", "runner", "status", "logs", "shell", "doctor", "drain",
+	"fleet:write", "fleet:certify", "fleet:status", "fleet:drain", "fleet:update", "fleet:rollback",
+}
 
 // Options says what to make.
 type Options struct {
@@ -192,13 +195,17 @@ func write(path string, text []byte, mode os.FileMode, zipped bool) error {
 // Target is what the program says of one of its own.
 type Target struct {
 	Name, Summary string
+	Args          []string // that have no flag
 	Flags         []Flag
 }
 
 // Flag is one of a target.
 type Flag struct{ Name, Type, About string }
 
-var flagLine = regexp.MustCompile(`^\s*-([A-Za-z]+)=<([a-z]+)>\s+(.*)$`)
+var (
+	usageLine = regexp.MustCompile(`^\S+ \S+ (<[a-z]+>(?: <[a-z]+>)*)(?: \[<flags>\])?$`)
+	flagLine  = regexp.MustCompile(`^-([A-Za-z]+)=<([a-z]+)>\s+(.*)$`)
+)
 
 // describe asks the program.
 func describe(ctx context.Context, program string) ([]Target, error) {
@@ -220,6 +227,11 @@ func parse(name, help string) Target {
 		line = strings.TrimSpace(line)
 		if t.Summary == "" && line != "" {
 			t.Summary = line
+		}
+		if match := usageLine.FindStringSubmatch(line); match != nil {
+			for arg := range strings.FieldsSeq(match[1]) {
+				t.Args = append(t.Args, strings.Trim(arg, "<>"))
+			}
 		}
 		if match := flagLine.FindStringSubmatch(line); match != nil {
 			t.Flags = append(t.Flags, Flag{match[1], match[2], match[3]})

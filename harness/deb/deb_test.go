@@ -6,20 +6,23 @@ import (
 )
 
 func TestParse(t *testing.T) {
-	const help = `Shows the builders of this host, and what runs.
+	const help = `Drain has the balancer send a host nothing new, until -end.
 
 Usage:
 
-	mage status [<flags>]
+	mage fleet:drain <host> [<flags>]
 
 Flags:
 
-	-name=<string>  of the builder (default: all)
-	-json=<bool>    for programs
+	-fleet=<string>  file that describes it (default: fleet.toml)
+	-end=<bool>      it gets what comes, again
 
 `
-	want := Target{"status", "Shows the builders of this host, and what runs.", []Flag{{"name", "string", "of the builder (default: all)"}, {"json", "bool", "for programs"}}}
-	if got := parse("status", help); !reflect.DeepEqual(got, want) {
+	want := Target{
+		"fleet:drain", "Drain has the balancer send a host nothing new, until -end.", []string{"host"},
+		[]Flag{{"fleet", "string", "file that describes it (default: fleet.toml)"}, {"end", "bool", "it gets what comes, again"}},
+	}
+	if got := parse("fleet:drain", help); !reflect.DeepEqual(got, want) {
 		t.Errorf("%+v, want %+v", got, want)
 	}
 }
