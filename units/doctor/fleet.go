@@ -70,7 +70,7 @@ func agent(ctx context.Context, s subject) []Finding {
 	switch {
 	case strings.HasPrefix(answer, "ready up "):
 		return []Finding{ok("answers balancers: %s", answer)}
-	case strings.HasPrefix(answer, "drain up "):
+	case strings.HasPrefix(answer, "drain up "), strings.HasPrefix(answer, "maint up "):
 		return []Finding{warn("the host is drained", "balancers send it nothing new", command.Self("drain")+" -end, if it shall have jobs again")}
 	}
 	return []Finding{fail(fmt.Sprintf("answers balancers: %q %v", answer, err), "they send it nothing new", "see the other checks, and: journalctl -t "+s.Name+"-agent")}

@@ -65,6 +65,8 @@ func (f Fleet) row(h Host, got facts, views map[string]view) Row {
 		row.State = "drained"
 	}
 	switch err := f.differs(h, got); {
+	case !got.Active: // and has no slots
+		row.Note = fmt.Sprintf("%s.socket is not active: look there at: ephemeral-builder doctor", f.Name)
 	case err != nil:
 		row.Note = strings.TrimPrefix(err.Error(), h.Name+" ")
 	case got.Updates == "failed":
