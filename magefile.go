@@ -116,7 +116,7 @@ func Outdated(ctx context.Context,
 // Installs the newest image and its units on this host, and starts the socket.
 func Install(ctx context.Context,
 	spec *string, // spec file (default: ephemeral-builder.toml if there is one)
-	from *string, // folder with the image, or URL of a published one (default: dist)
+	from *string, // folder with the image, or URL of a published one (default: dist, or what this host has)
 	version *string, // version of the image (default: the newest)
 	keyring *string, // the publisher's OpenPGP key (default: /etc/systemd/import-pubring.gpg)
 	autoUpdate *bool, // look for later images every hour, where this one came from (default: as before)
@@ -128,7 +128,7 @@ func Install(ctx context.Context,
 	}
 	return report(ctx, func(ctx context.Context, rep *progress.Reporter) error {
 		installed, err := units.Install(ctx, rep, units.Options{
-			Spec: s, From: value(from, "dist"), Version: value(version, ""), Keyring: value(keyring, ""), AutoUpdate: autoUpdate, Drain: value(drain, false),
+			Spec: s, From: value(from, ""), Version: value(version, ""), Keyring: value(keyring, ""), AutoUpdate: autoUpdate, Drain: value(drain, false),
 		})
 		if err != nil {
 			return err

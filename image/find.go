@@ -22,7 +22,7 @@ func Find(dir, name, version, arch string) (Image, error) {
 		return Image{}, err
 	}
 	if newest == "" {
-		return Image{}, fmt.Errorf("no %s in %s: build it with: go tool mage build", pattern, dir)
+		return Image{}, fmt.Errorf("no %s in %s: build it with: go tool mage build, or say with -from where it is", pattern, dir)
 	}
 	img := Image{Tarball: newest, Manifest: strings.TrimSuffix(newest, tarballSuffix) + ".manifest.json"}
 	if _, err := os.Stat(img.Manifest); err != nil {

@@ -50,7 +50,7 @@ func Needs(s spec.Spec) []prereq.Need {
 // Options says what to install.
 type Options struct {
 	Spec    spec.Spec
-	From    string // folder with the image and its SHA256SUMS, or http(s) URL of a release directory
+	From    string // folder with the image and its SHA256SUMS, or http(s) URL of a release directory; if empty dist, or what this host has
 	Keyring string // file with the publisher's key; see [source.Options]
 	Version string // of the image; the newest if empty
 
@@ -98,9 +98,7 @@ func install(ctx context.Context, rep *progress.Reporter, o Options) (Installed,
 	if err != nil {
 		return Installed{}, err
 	}
-	from, err := source.Open(ctx, rep, source.Options{
-		From: o.From, Keyring: o.Keyring, Name: o.Spec.Name, Version: o.Version, Arch: arch.Systemd, Downloads: DownloadDir,
-	})
+	from, err := o.open(ctx, rep, arch.Systemd)
 	if err != nil {
 		return Installed{}, err
 	}
@@ -201,6 +199,33 @@ func install(ctx context.Context, rep *progress.Reporter, o Options) (Installed,
 	return in.Installed, from.Forget()
 }
 
+// open finds the image. Without o.From it is in folder dist; or it is on this host, as it is where
+// only the spec has changed: then it has no tarball.
+func (o Options) open(ctx context.Context, rep *progress.Reporter, arch string) (*source.Source, error) {
+	if o.From == "" {
+		o.From = "dist"
+		built, err := filepath.Glob(filepath.Join(o.From, image.Pattern(o.Spec.Name, o.Version, arch)))
+		if err != nil {
+			return nil, err
+		}
+		tree := filepath.Join(ContainerDir, o.Spec.Name)
+		if o.Version != "" {
+			tree += "_" + o.Version
+		} else if link, err := os.Readlink(tree); err == nil {
+			tree = filepath.Join(ContainerDir, link)
+		}
+		_, treeErr := os.Stat(tree)
+		manifest := tree + ".manifest.json"
+		_, err = os.Stat(manifest)
+		if treeErr == nil && err == nil && len(built) == 0 {
+			return &source.Source{Image: image.Image{Manifest: manifest}}, nil
+		}
+	}
+	return source.Open(ctx, rep, source.Options{
+		From: o.From, Keyring: o.Keyring, Name: o.Spec.Name, Version: o.Version, Arch: arch, Downloads: DownloadDir,
+	})
+}
+
 // installation collects what one call of [Install] does.
 type installation struct {
 	rep     *progress.Reporter
@@ -250,6 +275,9 @@ func checkPort(ctx context.Context, manager systemd, unit, key string, address n
 // tree extracts the image to NAME_VERSION, if it is not there already, with its manifest
 // beside it.
 func (in *installation) tree(ctx context.Context, img *source.Source) (image.Manifest, error) {
+	if img.Tarball == "" {
+		return image.ReadManifest(img.Manifest)
+	}
 	from := filepath.Dir(img.Tarball)
 	if err := sums.Verify(ctx, from, filepath.Base(img.Manifest)); err != nil {
 		return image.Manifest{}, err
