@@ -1,11 +1,14 @@
 package units
 
 import (
-	"encoding/json"
 	"os"
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/grafana/grafana-foundation-sdk/go/cog"
+	"github.com/grafana/grafana-foundation-sdk/go/cog/plugins"
+	"github.com/grafana/grafana-foundation-sdk/go/dashboard"
 
 	"ephemeral-builder/scripts"
 )
@@ -16,8 +19,12 @@ func TestDashboard(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !json.Valid(text) {
-		t.Fatal("it is no JSON")
+	// By Grafana's own types, with all that a panel and a query must and may have. Its error is one
+	// of no mistakes, and not nil, if there are none.
+	plugins.RegisterDefaultPlugins()
+	err = new(dashboard.Dashboard).UnmarshalJSONStrict(text)
+	if mistakes, ok := err.(cog.BuildErrors); !ok && err != nil || len(mistakes) > 0 {
+		t.Error(err)
 	}
 	script, err := scripts.FS.ReadFile("metrics")
 	if err != nil {
