@@ -58,3 +58,23 @@ func TestPrint(t *testing.T) {
 		t.Errorf("%d failed, want 1", n)
 	}
 }
+
+func TestJudgeSystemd(t *testing.T) {
+	for said, want := range map[string]string{
+		"systemd 252 (252.39-1~deb12u2)\n+PAM": "ok version 252.39-1~deb12u2, without systemd-sysupdate: images come by install only",
+		"systemd 257 (257.13-1~deb13u1)\n+PAM": "ok version 257.13-1~deb13u1",
+		"systemd 247 (247.3-7+deb11u7)\n":      "fail version 247.3-7+deb11u7",
+		"systemd 258 (258.4-1)\n":              "warn version 258.4-1: any user of this host can end PID 1, warn version 258.4-1: units with Delegate=yes may fail to start again",
+		"systemd 259 (259.5-1)\n":              "warn version 259.5-1: units with Delegate=yes may fail to start again",
+		"systemd 262 (262)\n":                  "warn version 262",
+		"something else\n":                     "warn systemctl --version says \"something else\\n\"",
+	} {
+		var got []string
+		for _, f := range judgeSystemd(said) {
+			got = append(got, string(f.State)+" "+f.What)
+		}
+		if got := strings.Join(got, ", "); got != want {
+			t.Errorf("%q: %s, want %s", said, got, want)
+		}
+	}
+}

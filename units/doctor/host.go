@@ -11,33 +11,13 @@ import (
 	"strconv"
 	"strings"
 
+	"golang.org/x/crypto/ssh"
 	"golang.org/x/sys/unix"
 
 	"ephemeral-builder/image"
 	"ephemeral-builder/image/command"
 	"ephemeral-builder/units"
 )
-
-// minSystemd is that of Debian 12: none before it was tried.
-const minSystemd = 252
-
-func systemdVersion(ctx context.Context, _ subject) []Finding {
-	out, err := command.Output(ctx, command.Cmd{Args: []string{"systemctl", "--version"}})
-	if err != nil {
-		return []Finding{fail("there is no systemd", "its units and nspawn are all that runs", "use a host with systemd as PID 1")}
-	}
-	var version int
-	if _, err := fmt.Sscanf(string(out), "systemd %d", &version); err != nil {
-		return []Finding{unknown(fmt.Errorf("systemctl --version: %w", err))}
-	}
-	switch {
-	case version < minSystemd:
-		return []Finding{fail(fmt.Sprintf("version %d", version), fmt.Sprintf("none before %d was tried", minSystemd), "upgrade to Debian 12 or later")}
-	case version < 254:
-		return []Finding{ok("version %d, without systemd-sysupdate: images come by install only", version)}
-	}
-	return []Finding{ok("version %d", version)}
-}
 
 func kernel(ctx context.Context, _ subject) []Finding {
 	var name unix.Utsname
@@ -132,7 +112,27 @@ func jobCache(_ context.Context, s subject) []Finding {
 	if err := unix.Statfs(dir, &fs); err != nil {
 		return []Finding{unknown(err)}
 	}
-	return []Finding{ok("%d%% of %s are used", 100-100*fs.Bfree/max(fs.Blocks, 1), s.Cache)}
+	found := []Finding{ok("%d%% of %s are used", 100-100*fs.Bfree/max(fs.Blocks, 1), s.Cache)}
+	// An administrator may have added some: a container is there before a client shows its key.
+	if n, err := authorized(s.keys.AuthorizedKeys); err != nil {
+		found = append(found, unknown(err))
+	} else if n > 1 {
+		found = append(found, warn(fmt.Sprintf("%d keys in %s share it", n, s.keys.AuthorizedKeys), "jobs of one can change what those of another find", "give keys that don't trust each other a builder each, by its own name and port"))
+	}
+	return found
+}
+
+// authorized counts the keys in a file as sshd(8) has it under AUTHORIZED_KEYS FILE FORMAT.
+func authorized(path string) (n int, err error) {
+	rest, err := os.ReadFile(path)
+	if err != nil {
+		return 0, err
+	}
+	for ; ; n++ {
+		if _, _, _, rest, err = ssh.ParseAuthorizedKey(rest); err != nil {
+			return n, nil // no other is there
+		}
+	}
 }
 
 // gitMirror looks for repositories that everybody can read.
