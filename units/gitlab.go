@@ -149,5 +149,8 @@ func restartRunner(ctx context.Context) error {
 		return err
 	}
 	defer manager.close()
-	return manager.restart(ctx, "gitlab-runner.service")
+	if err := manager.restart(ctx, "gitlab-runner.service"); err != nil {
+		return fmt.Errorf("%w: its configuration is written, and a runner that runs under another name reads it within seconds", err)
+	}
+	return nil
 }
