@@ -8,8 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/knownhosts"
@@ -45,7 +47,7 @@ func KeysOf(name string) Keys {
 	}
 }
 
-// ensureKeys makes what is absent and leaves the rest as it is. It returns the line for
+// ensureKeys makes what is absent and leaves the rest as it is. It returns the text of
 // known_hosts, which belongs to the address that is about to be switched to, and the paths
 // of the files it wrote.
 func ensureKeys(s spec.Spec) (keys Keys, knownHosts []byte, wrote []string, err error) {
@@ -76,7 +78,45 @@ func ensureKeys(s spec.Spec) (keys Keys, knownHosts []byte, wrote []string, err 
 		}
 		wrote = append(wrote, keys.AuthorizedKeys)
 	}
-	return keys, []byte(knownhosts.Line([]string{s.SSH.Local().String()}, hostKey.PublicKey()) + "\n"), wrote, nil
+	certificate, err := ReadCertificate(keys.Certificate)
+	if errors.Is(err, fs.ErrNotExist) {
+		certificate, err = nil, nil
+	}
+	return keys, KnownHosts(s.SSH.Local(), hostKey.PublicKey(), certificate), wrote, err
+}
+
+// KnownHosts are the lines of known_hosts by which a client on the host itself knows it, by its key
+// and by the authority of its certificate, if it has one. Of such a host Go's client, and GitLab
+// Runner with it, takes nothing but the certificate: "no authorities for hostname".
+func KnownHosts(local netip.AddrPort, key ssh.PublicKey, certificate *ssh.Certificate) []byte {
+	lines := []byte(knownhosts.Line([]string{local.String()}, key) + "\n")
+	if certificate != nil {
+		lines = append(lines, AuthorityLine([]string{local.String()}, certificate.SignatureKey)...)
+	}
+	return lines
+}
+
+// AuthorityLine is the line of known_hosts by which hosts at some addresses, HOST:PORT, are known:
+// SSH_KNOWN_HOSTS FILE FORMAT in sshd(8).
+func AuthorityLine(addresses []string, key ssh.PublicKey) []byte {
+	var normal []string
+	for _, address := range addresses {
+		normal = append(normal, knownhosts.Normalize(address))
+	}
+	return fmt.Appendf(nil, "@cert-authority %s %s", strings.Join(normal, ","), ssh.MarshalAuthorizedKey(key))
+}
+
+// ReadCertificate reads the certificate of a host's key.
+func ReadCertificate(path string) (*ssh.Certificate, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	key, _, _, _, err := ssh.ParseAuthorizedKey(text)
+	if c, ok := key.(*ssh.Certificate); ok && c.CertType == ssh.HostCert {
+		return c, nil
+	}
+	return nil, errors.Join(fmt.Errorf("%s is no host certificate: sign the host's key anew, or remove it", path), err)
 }
 
 // EnsureKey reads the ed25519 key in path, or makes it. It returns the paths of the files it wrote;

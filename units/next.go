@@ -19,8 +19,7 @@ var next = template.Must(template.New("next").Parse(`Connect:
 
 known_hosts (in {{.Keys.KnownHosts}}):
 
-  {{.KnownHost}}
-
+{{.KnownHosts}}
 GitLab Runner, on this host:
 
   {{.Self}} -url=https://gitlab.example.com/ -token=FILE
@@ -48,11 +47,11 @@ func Next(s spec.Spec, keys Keys) (string, error) {
 		spec.Spec
 		Keys       Keys
 		Host, Port string
-		KnownHost  string
+		KnownHosts string
 		Section    string
 		Register   string
 		Self       string
-	}{s, keys, s.SSH.Local().Addr().String(), fmt.Sprint(s.SSH.Local().Port()), strings.TrimSpace(string(line)),
+	}{s, keys, s.SSH.Local().Addr().String(), fmt.Sprint(s.SSH.Local().Port()), indent(string(line)),
 		indent(section.String()), section.Register(section.Token, false), command.Self("runner")})
 	return text.String(), err
 }

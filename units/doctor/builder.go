@@ -105,8 +105,9 @@ func keyFiles(_ context.Context, s subject) (found []Finding) {
 	host, err := publicKey(s.keys.HostKey + ".pub")
 	if err == nil {
 		known, readErr := os.ReadFile(s.keys.KnownHosts)
-		if want := knownhosts.Line([]string{s.SSH.Local().String()}, host); readErr != nil || strings.TrimSpace(string(known)) != want {
-			found = append(found, fail(s.keys.KnownHosts+" does not have the host's key", "the runner refuses the connection", install()))
+		certificate, _ := units.ReadCertificate(s.keys.Certificate) // see the check of that name
+		if readErr != nil || !bytes.Equal(known, units.KnownHosts(s.SSH.Local(), host, certificate)) {
+			found = append(found, fail(s.keys.KnownHosts+" does not have the host's key, or its authority", "the runner refuses the connection", install()))
 		}
 	}
 	authorized, err := os.ReadFile(s.keys.AuthorizedKeys)

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"ephemeral-builder/image/command"
+	"ephemeral-builder/units"
 )
 
 // renewal is how long before its end a certificate should be renewed.
@@ -22,17 +23,14 @@ const renewal = 30 * 24 * time.Hour
 
 // certificate is about the host key's, where the host has one.
 func certificate(_ context.Context, s subject) []Finding {
-	key, err := publicKey(s.keys.Certificate)
+	c, err := units.ReadCertificate(s.keys.Certificate)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
-	} else if err != nil {
-		return []Finding{unknown(err)}
 	}
 	renew := "sign the host's key anew: " + command.Self("fleet:certify") + ", or remove " + s.keys.Certificate
 	const why = "who knows the host by its authority refuses it"
-	c, isCertificate := key.(*ssh.Certificate)
-	if !isCertificate || c.CertType != ssh.HostCert {
-		return []Finding{fail(s.keys.Certificate+" is no host certificate", why, renew)}
+	if err != nil {
+		return []Finding{fail(err.Error(), why, renew)}
 	}
 	host, err := publicKey(s.keys.HostKey + ".pub")
 	if err == nil && !bytes.Equal(c.Key.Marshal(), host.Marshal()) {
@@ -71,7 +69,7 @@ func agent(ctx context.Context, s subject) []Finding {
 	case strings.HasPrefix(answer, "ready up "):
 		return []Finding{ok("answers balancers: %s", answer)}
 	case strings.HasPrefix(answer, "drain up "), strings.HasPrefix(answer, "maint up "):
-		return []Finding{warn("the host is drained", "balancers send it nothing new", command.Self("drain")+" -end, if it shall have jobs again")}
+		return []Finding{warn("the host is drained", "balancers send it nothing new", command.Self("drain")+" -name="+s.Name+" -end, if it shall have jobs again")}
 	}
 	return []Finding{fail(fmt.Sprintf("answers balancers: %q %v", answer, err), "they send it nothing new", "see the other checks, and: journalctl -t "+s.Name+"-agent")}
 }

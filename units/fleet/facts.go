@@ -15,6 +15,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"ephemeral-builder/image/command"
+	"ephemeral-builder/image/spec"
 	"ephemeral-builder/units"
 	"ephemeral-builder/units/status"
 )
@@ -25,6 +26,15 @@ type facts struct {
 	hostKey     ssh.PublicKey
 	certificate *ssh.Certificate // of the host key, if there is one
 	err         error            // why there is nothing of the above
+}
+
+// local is where clients on the host itself connect to; invalid if the host does not listen.
+func (got facts) local() netip.AddrPort {
+	listen, err := netip.ParseAddrPort(got.Listen)
+	if err != nil {
+		return netip.AddrPort{}
+	}
+	return spec.SSH{Listen: listen}.Local()
 }
 
 // run has a shell of root run a command on a host.

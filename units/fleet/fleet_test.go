@@ -18,6 +18,7 @@ import (
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/knownhosts"
 
+	"ephemeral-builder/units"
 	"ephemeral-builder/units/runner"
 	"ephemeral-builder/units/status"
 )
@@ -193,7 +194,8 @@ func TestCertificates(t *testing.T) {
 		t.Fatal(err)
 	}
 	now := time.Now()
-	certificate, err := f.certify(authority, f.Hosts[0], host.PublicKey(), now)
+	got := facts{Builder: status.Builder{Listen: "0.0.0.0:24"}, hostKey: host.PublicKey()}
+	certificate, err := f.certify(authority, f.Hosts[0], got, now)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -203,7 +205,19 @@ func TestCertificates(t *testing.T) {
 			t.Errorf("alpha at %s: %v", address, err)
 		}
 	}
-	got := facts{hostKey: host.PublicKey(), certificate: certificate}
+	// On the host itself, too.
+	if err := os.WriteFile(known, units.KnownHosts(got.local(), host.PublicKey(), certificate), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if check, err = knownhosts.New(known); err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range []ssh.PublicKey{certificate, host.PublicKey()} {
+		if err := check("127.0.0.1:24", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 24}, key); err != nil {
+			t.Errorf("it does not know itself by %s: %v", key.Type(), err)
+		}
+	}
+	got.certificate = certificate
 	for name, test := range map[string]struct {
 		host Host
 		now  time.Time

@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -34,16 +35,20 @@ func ensureKey(path, comment string) (ssh.Signer, error) {
 	return key, err
 }
 
-// principals are what clients call a host: by itself, and behind the balancer.
-func (f Fleet) principals(h Host) []string {
-	return []string{f.Balancer.Called(), h.Address.Addr().String(), h.Name}
+// principals are what clients call a host: by itself, behind the balancer, and on the host itself.
+func (f Fleet) principals(h Host, local netip.AddrPort) []string {
+	names := []string{f.Balancer.Called(), h.Address.Addr().String(), h.Name}
+	if here := local.Addr().String(); !slices.Contains(names, here) {
+		names = append(names, here)
+	}
+	return names
 }
 
 // certify signs a host's key: PROTOCOL.certkeys of OpenSSH.
-func (f Fleet) certify(authority ssh.Signer, h Host, key ssh.PublicKey, now time.Time) (*ssh.Certificate, error) {
+func (f Fleet) certify(authority ssh.Signer, h Host, got facts, now time.Time) (*ssh.Certificate, error) {
 	certificate := &ssh.Certificate{
-		Key: key, CertType: ssh.HostCert, KeyId: f.Name + " on " + h.Name,
-		ValidPrincipals: f.principals(h),
+		Key: got.hostKey, CertType: ssh.HostCert, KeyId: f.Name + " on " + h.Name,
+		ValidPrincipals: f.principals(h, got.local()),
 		ValidAfter:      uint64(now.Add(-time.Hour).Unix()), // clocks differ
 		ValidBefore:     uint64(now.Add(validity).Unix()),
 	}
@@ -55,13 +60,13 @@ func (f Fleet) current(authority ssh.Signer, h Host, got facts, now time.Time) b
 	c := got.certificate
 	return c != nil && bytes.Equal(c.Key.Marshal(), got.hostKey.Marshal()) &&
 		bytes.Equal(c.SignatureKey.Marshal(), authority.PublicKey().Marshal()) &&
-		slices.Equal(c.ValidPrincipals, f.principals(h)) &&
+		slices.Equal(c.ValidPrincipals, f.principals(h, got.local())) &&
 		time.Unix(int64(c.ValidBefore), 0).After(now.Add(validity/2))
 }
 
-// handIn is what a host does with its certificate and the runners' public key, a line each, which may
-// be there with options already. Warm
-// containers have read what was there before.
+// handIn is what a host does with its certificate and the runners' public key, a line each, and with
+// what it is known by there. The key may be there with options already. Warm containers have read what
+// was there before.
 const handIn = `set -eu
 umask 022
 cd %s
@@ -69,6 +74,8 @@ read -r certificate
 read -r runner
 printf '%%s\n' "$certificate" >%s.new
 mv %[2]s.new %[2]s
+cat >known_hosts.new
+mv known_hosts.new known_hosts
 grep -qF "$runner" authorized_keys || {
 	sed '$a\' authorized_keys >authorized_keys.new
 	printf '%%s\n' "$runner" >>authorized_keys.new
@@ -101,12 +108,12 @@ func (f Fleet) Certify(ctx context.Context, dir string) (done []string, err erro
 		word := "unchanged"
 		if !f.current(authority, h, got, time.Now()) {
 			word = "signed"
-			if certificate, err = f.certify(authority, h, got.hostKey, time.Now()); err != nil {
+			if certificate, err = f.certify(authority, h, got, time.Now()); err != nil {
 				return done, err
 			}
 		}
 		keys := units.KeysOf(f.Name)
-		lines := append(ssh.MarshalAuthorizedKey(certificate), ssh.MarshalAuthorizedKey(runner.PublicKey())...)
+		lines := slices.Concat(ssh.MarshalAuthorizedKey(certificate), ssh.MarshalAuthorizedKey(runner.PublicKey()), units.KnownHosts(got.local(), got.hostKey, certificate))
 		if _, err := h.run(ctx, fmt.Sprintf(handIn, filepath.Dir(keys.Certificate), filepath.Base(keys.Certificate), f.Name, filepath.Join(units.UnitDir, f.Name+"-warm.service")), lines); err != nil {
 			errs = append(errs, err)
 			continue

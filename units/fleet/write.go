@@ -24,6 +24,7 @@ import (
 	"ephemeral-builder/image/command"
 	"ephemeral-builder/image/prereq"
 	"ephemeral-builder/image/progress"
+	"ephemeral-builder/units"
 	"ephemeral-builder/units/runner"
 )
 
@@ -31,7 +32,7 @@ import (
 const (
 	haproxyFile   = "haproxy.cfg"
 	knownFile     = "known_hosts"       // the authority, for all hosts
-	ownKeysFile   = "known_hosts.own"   // the key of each host, for who has no authority
+	ownKeysFile   = "known_hosts.own"   // the key of each host, for who gives the hosts no certificates
 	runnerConfig  = "runner.toml"       // config.toml with one section, through the balancer
 	runnersConfig = "runner-hosts.toml" // config.toml with a section for each host, without a balancer
 
@@ -150,14 +151,13 @@ func (f Fleet) endpoint() string {
 	return net.JoinHostPort(f.Balancer.Called(), strconv.Itoa(int(f.Balancer.Listen.Port())))
 }
 
-// authorityLine is the line of known_hosts by which all hosts are known: SSH_KNOWN_HOSTS FILE FORMAT
-// in sshd(8).
+// authorityLine is the line of known_hosts by which all hosts are known.
 func (f Fleet) authorityLine(key ssh.PublicKey) []byte {
-	addresses := []string{knownhosts.Normalize(f.endpoint())}
+	addresses := []string{f.endpoint()}
 	for _, h := range f.Hosts {
-		addresses = append(addresses, knownhosts.Normalize(h.Address.String()))
+		addresses = append(addresses, h.Address.String())
 	}
-	return fmt.Appendf(nil, "@cert-authority %s %s", strings.Join(addresses, ","), ssh.MarshalAuthorizedKey(key))
+	return units.AuthorityLine(addresses, key)
 }
 
 // section is one of the runner's, without token and address of GitLab.

@@ -45,7 +45,7 @@ func (b Builder) text(out *strings.Builder, now time.Time, width int) {
 		fmt.Fprintf(out, "%s, version %s, does not listen: look at: systemctl status %[1]s.socket\n", b.Name, b.Version)
 	}
 	if b.Drained {
-		fmt.Fprintf(out, "drained: balancers send it nothing new, until: %s -end\n", command.Self("drain"))
+		fmt.Fprintf(out, "drained: balancers send it nothing new, until: %s -name=%s -end\n", command.Self("drain"), b.Name)
 	}
 	fmt.Fprintf(out, "%d of %d slots serve", len(b.Containers), b.Slots)
 	if b.Waiting > 0 {
