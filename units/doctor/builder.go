@@ -223,14 +223,22 @@ func run(ctx context.Context, s subject, command, stdin string) (took time.Durat
 	return took, out, err
 }
 
+// usedHere tells whether a runner of this host uses the builder.
+func usedHere(s subject) bool {
+	text, err := os.ReadFile(units.RunnerConfig)
+	if err != nil {
+		return false
+	}
+	config, err := runner.Read(text)
+	return err == nil && slices.ContainsFunc(config.Runners, func(r runner.Runner) bool { return r.Uses(s.SSH.Local()) })
+}
+
 // artifacts asks in a container for the runner's own program. Where no runner of this host uses the
 // builder, who does may not need it.
 func artifacts(ctx context.Context, s subject) []Finding {
 	bad := warn
-	if text, err := os.ReadFile(units.RunnerConfig); err == nil {
-		if config, err := runner.Read(text); err == nil && slices.ContainsFunc(config.Runners, func(r runner.Runner) bool { return r.Uses(s.SSH.Local()) }) {
-			bad = fail
-		}
+	if usedHere(s) {
+		bad = fail
 	}
 	const why = "jobs with artifacts or a cache lose them, and succeed all the same"
 	took, out, err := run(ctx, s, "bash -lc 'gitlab-runner --version' 2>/dev/null", "")

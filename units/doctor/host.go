@@ -113,8 +113,13 @@ func jobCache(_ context.Context, s subject) []Finding {
 		return []Finding{unknown(err)}
 	}
 	found := []Finding{ok("%d%% of %s are used", 100-100*fs.Bfree/max(fs.Blocks, 1), s.Cache)}
-	// An administrator may have added some: a container is there before a client shows its key.
-	if n, err := authorized(s.keys.AuthorizedKeys); err != nil {
+	// An administrator may have added some: a container is there before a client shows its key. The
+	// host's own is there also if nobody uses it.
+	n, err := authorized(s.keys.AuthorizedKeys)
+	if err == nil && !usedHere(s) {
+		n--
+	}
+	if err != nil {
 		found = append(found, unknown(err))
 	} else if n > 1 {
 		found = append(found, warn(fmt.Sprintf("%d keys in %s share it", n, s.keys.AuthorizedKeys), "jobs of one can change what those of another find", "give keys that don't trust each other a builder each, by its own name and port"))

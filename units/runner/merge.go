@@ -108,7 +108,7 @@ type Runner struct {
 
 // Uses says whether the runner gives its jobs to the builder that listens at an address.
 func (r Runner) Uses(listen netip.AddrPort) bool {
-	return r.Executor == "ssh" && r.SSH.Host == listen.Addr().String() && r.SSH.Port == fmt.Sprint(listen.Port())
+	return r.Executor == "ssh" && strings.Trim(r.SSH.Host, "[]") == listen.Addr().String() && r.SSH.Port == fmt.Sprint(listen.Port())
 }
 
 // Read decodes a config.toml. The error has the line.

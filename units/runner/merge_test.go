@@ -2,6 +2,7 @@ package runner
 
 import (
 	"fmt"
+	"net/netip"
 	"strings"
 	"testing"
 )
@@ -126,6 +127,21 @@ func TestMergeRefuses(t *testing.T) {
 				t.Errorf("the error is %v, want one with %q; merged:\n%s", err, test.want, got)
 			}
 		})
+	}
+}
+
+// The runner puts a colon and the port behind a host.
+func TestForBuilder(t *testing.T) {
+	for _, listen := range []string{"127.0.0.1:24", "[::1]:2424"} {
+		address := netip.MustParseAddrPort(listen)
+		section := ForBuilder("eb", address.Addr().String(), address.Port(), 4)
+		if dialled := fmt.Sprintf("%s:%d", section.Host, section.Port); dialled != listen {
+			t.Errorf("the runner connects to %s, and not to %s", dialled, listen)
+		}
+		c, err := Read([]byte(section.String()))
+		if err != nil || !c.Runners[0].Uses(address) {
+			t.Errorf("%s: %v\n%s", listen, err, section)
+		}
 	}
 }
 

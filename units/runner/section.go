@@ -34,8 +34,13 @@ type Section struct {
 	BuildsDir, CacheDir string
 }
 
-// ForBuilder is a section for a builder, with neither keys nor what GitLab has to say.
+// ForBuilder is a section for a builder, with neither keys nor what GitLab has to say. Host is a name
+// or an address, which for the runner has brackets if it is of IPv6: it puts a colon and the port
+// behind it.
 func ForBuilder(name, host string, port uint16, limit int) Section {
+	if strings.Contains(host, ":") {
+		host = "[" + host + "]"
+	}
 	return Section{
 		Name: name, Limit: limit, Host: host, Port: int(port), User: "builder",
 		BuildsDir: "/home/builder/builds", CacheDir: "/home/builder/cache",
