@@ -367,12 +367,13 @@ func (Fleet) Write(ctx context.Context,
 func (Fleet) Certify(ctx context.Context,
 	fleet *string, // file that describes it (default: fleet.toml)
 	out *string, // folder with its keys (default: fleet)
+	own *bool, // no certificates: hosts are known by their own keys
 ) error {
 	f, err := loadFleet(fleet)
 	if err != nil {
 		return err
 	}
-	done, err := f.Certify(ctx, value(out, "fleet"))
+	done, err := f.Certify(ctx, value(out, "fleet"), value(own, false))
 	for _, line := range done {
 		fmt.Println(line)
 	}

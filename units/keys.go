@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/knownhosts"
@@ -104,6 +105,27 @@ func AuthorityLine(addresses []string, key ssh.PublicKey) []byte {
 		normal = append(normal, knownhosts.Normalize(address))
 	}
 	return fmt.Appendf(nil, "@cert-authority %s %s", strings.Join(normal, ","), ssh.MarshalAuthorizedKey(key))
+}
+
+// renewal is how long before its end a certificate should be renewed.
+const renewal = 30 * 24 * time.Hour
+
+// JudgeCertificate says what ails a host's certificate, as in "ends on 2027-01-02", and whether
+// clients refuse it by now; an empty string if nothing does.
+func JudgeCertificate(c *ssh.Certificate, key ssh.PublicKey, now time.Time) (fault string, refused bool) {
+	day := func(t uint64) string { return time.Unix(int64(t), 0).UTC().Format(time.DateOnly) }
+	endless := c.ValidBefore == ssh.CertTimeInfinity
+	switch {
+	case key != nil && !bytes.Equal(c.Key.Marshal(), key.Marshal()):
+		return "is of another key than the host's", true
+	case uint64(now.Unix()) < c.ValidAfter:
+		return "begins on " + day(c.ValidAfter) + " only, and it is " + now.UTC().Format(time.DateTime) + " here", true
+	case !endless && uint64(now.Unix()) >= c.ValidBefore:
+		return "has ended on " + day(c.ValidBefore), true
+	case !endless && uint64(now.Add(renewal).Unix()) >= c.ValidBefore:
+		return "ends on " + day(c.ValidBefore), false
+	}
+	return "", false
 }
 
 // ReadCertificate reads the certificate of a host's key.

@@ -2,7 +2,6 @@ package doctor
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -18,9 +17,6 @@ import (
 	"ephemeral-builder/units"
 )
 
-// renewal is how long before its end a certificate should be renewed.
-const renewal = 30 * 24 * time.Hour
-
 // certificate is about the host key's, where the host has one.
 func certificate(_ context.Context, s subject) []Finding {
 	c, err := units.ReadCertificate(s.keys.Certificate)
@@ -32,21 +28,18 @@ func certificate(_ context.Context, s subject) []Finding {
 	if err != nil {
 		return []Finding{fail(err.Error(), why, renew)}
 	}
-	host, err := publicKey(s.keys.HostKey + ".pub")
-	if err == nil && !bytes.Equal(c.Key.Marshal(), host.Marshal()) {
-		return []Finding{fail(s.keys.Certificate+" is of another key than the host's", why, renew)}
+	host, _ := publicKey(s.keys.HostKey + ".pub") // see the check of keys
+	switch fault, refused := units.JudgeCertificate(c, host, time.Now()); {
+	case refused:
+		return []Finding{fail("it "+fault, why, renew)}
+	case fault != "":
+		return []Finding{warn("it "+fault, why+" then", renew)}
 	}
-	if c.ValidBefore == ssh.CertTimeInfinity {
-		return []Finding{ok("for %s, without an end", strings.Join(c.ValidPrincipals, ", "))}
+	end := "without an end"
+	if c.ValidBefore != ssh.CertTimeInfinity {
+		end = "until " + time.Unix(int64(c.ValidBefore), 0).UTC().Format(time.DateOnly)
 	}
-	switch end := time.Unix(int64(c.ValidBefore), 0); {
-	case time.Now().After(end):
-		return []Finding{fail("it has ended on "+end.Format(time.DateOnly), why, renew)}
-	case time.Now().Add(renewal).After(end):
-		return []Finding{warn("it ends on "+end.Format(time.DateOnly), why+" then", renew)}
-	default:
-		return []Finding{ok("for %s, until %s", strings.Join(c.ValidPrincipals, ", "), end.Format(time.DateOnly))}
-	}
+	return []Finding{ok("for %s, %s", strings.Join(c.ValidPrincipals, ", "), end)}
 }
 
 // agent asks as a balancer does, where there is something to ask.
@@ -66,6 +59,8 @@ func agent(ctx context.Context, s subject) []Finding {
 	answer, err := bufio.NewReader(conn).ReadString('\n')
 	answer = strings.TrimSpace(answer)
 	switch {
+	case units.OnTrial(s.Name):
+		return []Finding{warn("an update tries a new image", "balancers send nothing new meanwhile", "look at: journalctl -u "+s.Name+"-update")}
 	case strings.HasPrefix(answer, "ready up "):
 		return []Finding{ok("answers balancers: %s", answer)}
 	case strings.HasPrefix(answer, "drain up "), strings.HasPrefix(answer, "maint up "):

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/csv"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -60,8 +61,11 @@ func (f Fleet) statsAddress() netip.AddrPort {
 // readStats reads the rows of one backend: management.txt, 9.1.
 func readStats(r io.Reader, backend string) (views map[string]view, queued string, err error) {
 	rows, err := csv.NewReader(r).ReadAll()
-	if err != nil || len(rows) == 0 {
-		return nil, "", fmt.Errorf("the balancer's statistics can't be read: %w", err)
+	if err != nil {
+		return nil, "", fmt.Errorf("the balancer's statistics can't be read: is it HAProxy that answers? %w", err)
+	}
+	if len(rows) == 0 {
+		return nil, "", errors.New("the balancer says nothing: if it has just started, ask again")
 	}
 	column := map[string]int{}
 	for i, name := range rows[0] {

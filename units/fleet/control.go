@@ -3,7 +3,10 @@ package fleet
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -25,8 +28,15 @@ func (f Fleet) Drain(ctx context.Context, rep *progress.Reporter, name string, e
 	if end {
 		line += " -end"
 	}
-	if _, err := h.run(ctx, line, nil); err != nil || end || !wait {
+	if _, err := h.run(ctx, line, nil); err != nil || end {
 		return err
+	}
+	ready := func(got facts) bool { return got.err == nil && got.Active && !got.Drained && !got.Trial }
+	if !slices.ContainsFunc(f.ask(ctx), ready) {
+		rep.Note("no host takes jobs now: the balancer closes what comes, and does not keep it waiting")
+	}
+	if !wait {
+		return nil
 	}
 	stage := rep.Stage("drain")
 	defer stage.Fail() // of no effect after Done
@@ -55,22 +65,27 @@ func (f Fleet) Drain(ctx context.Context, rep *progress.Reporter, name string, e
 }
 
 // Rollback has new connections on a host, or on all of them if name is empty, get the image before.
-// At the first error it stops. Of all hosts only those go back that have the newest version: the
-// others have not come to it yet, or have gone back before it stopped.
+// At the first error it stops, but for hosts that do not answer: with one of them an image can be bad,
+// too. Of all hosts only those go back that have the newest version: the others have not come to it
+// yet, or have gone back before it stopped.
 func (f Fleet) Rollback(ctx context.Context, name string, say func(format string, args ...any)) error {
-	newest := ""
+	newest, answering := "", f.Hosts
+	var silent []error
 	if name == "" {
-		for _, got := range f.ask(ctx) {
+		answering = nil
+		for i, got := range f.ask(ctx) {
 			if got.err != nil {
-				return got.err
+				silent = append(silent, got.err)
+				continue
 			}
+			answering = append(answering, f.Hosts[i])
 			var err error
 			if newest, err = later(newest, got.Version); err != nil {
 				return err
 			}
 		}
 	}
-	return f.each(ctx, name, f.Hosts, func(h Host) error {
+	err := f.each(ctx, name, answering, func(h Host) error {
 		if got := f.askOne(ctx, h); name == "" && got.err == nil && got.Version != newest {
 			say("%s: has version %s, and not %s", h.Name, got.Version, newest)
 			return nil
@@ -85,6 +100,7 @@ func (f Fleet) Rollback(ctx context.Context, name string, say func(format string
 		}
 		return got.err
 	})
+	return errors.Join(append(silent, err)...)
 }
 
 // Update has hosts do now what their timers would: canaries first, and the next only if the last one
@@ -117,8 +133,15 @@ func (f Fleet) Update(ctx context.Context, rep *progress.Reporter, name string, 
 		if after.err != nil {
 			return after.err
 		}
+		if refused, err := after.refused(); err != nil {
+			return err
+		} else if refused != "" {
+			return fmt.Errorf("%s: version %s does not serve: publish a later one\nthe hosts after it go on with what they have", h.Name, refused)
+		}
 		stage.Done("version %s", after.Version)
-		if after.Version == before.Version {
+		if untried := untriedLine.FindString(string(said)); untried != "" {
+			say("%s: version %s, was %s: %s", h.Name, after.Version, before.Version, untried)
+		} else if after.Version == before.Version {
 			say("%s: has version %s, as before\n%s", h.Name, after.Version, strings.TrimSpace(string(said)))
 		} else {
 			say("%s: version %s serves, was %s", h.Name, after.Version, before.Version)
@@ -133,6 +156,9 @@ systemctl start %[1]s-update.service && to=1 || to=2
 journalctl --sync
 journalctl --quiet --unit=%[1]s-update --identifier=perl --identifier=systemd-sysupdate --after-cursor="$since" --output=cat --no-pager | tail -n 5 >&$to
 [ "$to" = 1 ]`
+
+// untriedLine is of script update, if no slot was free for a login.
+var untriedLine = regexp.MustCompile(`(?m)^untried: .*`)
 
 // later is the later of two versions, of which the first may be empty.
 func later(a, b string) (string, error) {

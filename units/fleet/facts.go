@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"os/exec"
 	"strings"
 	"sync"
 
@@ -37,6 +38,23 @@ func (got facts) local() netip.AddrPort {
 	return spec.SSH{Listen: listen}.Local()
 }
 
+// refused is the latest version after the one that serves that an update has found not to; empty if
+// there is none.
+func (got facts) refused() (version string, err error) {
+	for _, image := range got.Images {
+		latest, err := later(got.Version, image.Version)
+		if err != nil {
+			return "", err
+		}
+		if image.Refused && latest == image.Version {
+			if version, err = later(version, image.Version); err != nil {
+				return "", err
+			}
+		}
+	}
+	return version, nil
+}
+
 // run has a shell of root run a command on a host.
 func (h Host) run(ctx context.Context, commandLine string, stdin []byte) ([]byte, error) {
 	return run(ctx, h.Name, h.Destination(), commandLine, stdin)
@@ -49,13 +67,19 @@ func run(ctx context.Context, name, destination, commandLine string, stdin []byt
 		Args:  []string{"ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "-o", "ServerAliveInterval=10", "-T", destination, commandLine},
 		Stdin: bytes.NewReader(stdin),
 	})
+	if err == nil {
+		return out, nil
+	}
+	var exit *exec.ExitError
+	isSSH := errors.As(err, &exit) && exit.ExitCode() == 255 // and not of the command
 	var failed *command.Error
 	if errors.As(err, &failed) && failed.Tail != "" {
-		return out, fmt.Errorf("%s: %s", name, strings.TrimSpace(failed.Tail))
-	} else if err != nil {
-		return out, fmt.Errorf("%s: %w", name, err)
+		err = errors.New(strings.TrimSpace(failed.Tail))
 	}
-	return out, nil
+	if isSSH {
+		return out, fmt.Errorf("%s: %w: this has to work without a question: ssh %s true", name, err, destination)
+	}
+	return out, fmt.Errorf("%s: %w", name, err)
 }
 
 // ask asks all hosts at once, and returns their answers in the fleet's order.
@@ -108,6 +132,8 @@ func (f Fleet) differs(h Host, got facts) error {
 	switch {
 	case got.err != nil:
 		return got.err
+	case !got.Active: // and has no slots
+		return fmt.Errorf("%s does not listen, as %s.socket is not active: look there at: ephemeral-builder doctor", h.Name, f.Name)
 	case got.Slots != h.Slots:
 		return fmt.Errorf("%s has %d slots, and the fleet's file says %d: change slots there, or concurrency in its spec", h.Name, got.Slots, h.Slots)
 	case got.Agent != f.Agent:

@@ -181,10 +181,18 @@ func (f Fleet) problems() (found []error) {
 	if b.Listen.Addr().IsUnspecified() && b.Address == "" {
 		report("balancer.address is missing, as balancer.listen is all addresses: what do runners call it?")
 	}
-	if b.Address != "" && !addressForm.MatchString(b.Address) {
+	_, notAddress := netip.ParseAddr(b.Address)
+	if b.Address != "" && (!addressForm.MatchString(b.Address) || notAddress != nil && strings.Contains(b.Address, ":")) {
 		report("balancer.address %q: use a DNS name or an address, without a port", b.Address)
 	}
-	if b.Stats == b.Listen {
+	for key, address := range map[string]netip.Addr{"listen": b.Listen.Addr(), "stats": b.Stats.Addr()} {
+		if address.Zone() != "" || address.Is4In6() {
+			report("balancer.%s is on %s: use an address without a zone, and IPv4 as such", key, address)
+		}
+	}
+	if !b.Stats.IsValid() || b.Stats.Port() == 0 {
+		report(`balancer.stats is no address and port, as in stats = "127.0.0.1:8404"`)
+	} else if b.Stats == b.Listen {
 		report("balancer.stats is %s, where runners connect to: use another port", b.Stats)
 	}
 	if len(f.Hosts) == 0 {
@@ -201,6 +209,8 @@ func (f Fleet) problems() (found []error) {
 		switch {
 		case !h.Address.IsValid() || h.Address.Port() == 0 || h.Address.Addr().IsUnspecified():
 			report(`hosts: %s has no address: name where it listens, as in address = "10.0.0.11:24"`, h.Name)
+		case h.Address.Addr().Zone() != "" || h.Address.Addr().Is4In6():
+			report("hosts: %s has the address %s: use one without a zone, and IPv4 as such", h.Name, h.Address)
 		case same(func(o Host) bool { return o.Address == h.Address }):
 			report("hosts: %s has the address of another host, %s: remove one", h.Name, h.Address)
 		case h.Address == b.Listen:
@@ -210,11 +220,11 @@ func (f Fleet) problems() (found []error) {
 			report("hosts: %s has %d slots: use concurrency of its spec, 1 to 1000", h.Name, h.Slots)
 		}
 		if h.SSH != "" && !sshForm.MatchString(h.SSH) {
-			report("hosts: %s has ssh %q: use what ssh takes, as in root@alpha", h.Name, h.SSH)
+			report("hosts: %s has ssh %q: use USER@HOST or a name from ~/.ssh/config, where a port can stand", h.Name, h.SSH)
 		}
 	}
 	if b.SSH != "" && !sshForm.MatchString(b.SSH) {
-		report("balancer.ssh %q: use what ssh takes, as in root@balancer", b.SSH)
+		report("balancer.ssh %q: use USER@HOST or a name from ~/.ssh/config, where a port can stand", b.SSH)
 	}
 	return found
 }

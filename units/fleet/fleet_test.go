@@ -48,11 +48,15 @@ func TestParse(t *testing.T) {
 		{"unknown key", "slots = 16", "slot = 16", `f.toml:13: unknown key "hosts.slot": use name, address, slots, canary, ssh`},
 		{"unknown key of the balancer", "[[hosts]]", "wait = \"1h\"\n[[hosts]]", `f.toml:4: unknown key "balancer.wait": use listen, stats, address, ssh, queue, lifetime`},
 		{"another type", "slots = 16", "slots = '16'", "f.toml:13: "},
-		{"an option for ssh", "admin@beta.example.com", "-oProxyCommand=x", `f.toml: hosts: beta has ssh "-oProxyCommand=x": use what ssh takes, as in root@alpha`},
+		{"an option for ssh", "admin@beta.example.com", "-oProxyCommand=x", `f.toml: hosts: beta has ssh "-oProxyCommand=x": use USER@HOST or a name from ~/.ssh/config`},
 		{"a name for HAProxy", `"beta"`, `"beta check"`, `f.toml: hosts: name "beta check": use lower-case letters, digits, dots and hyphens`},
 		{"nowhere", "listen = \"10.0.0.5:24\"\n", "", `f.toml: balancer.listen is missing: where are runners to connect to? as in listen = "10.0.0.5:24"`},
 		{"everywhere", "10.0.0.5:24", "0.0.0.0:24", "f.toml: balancer.address is missing, as balancer.listen is all addresses: what do runners call it?"},
 		{"statistics on the same port", "[[hosts]]", "stats = \"10.0.0.5:24\"\n[[hosts]]", "f.toml: balancer.stats is 10.0.0.5:24, where runners connect to: use another port"},
+		{"no statistics", "[[hosts]]", "stats = \"\"\n[[hosts]]", `f.toml: balancer.stats is no address and port, as in stats = "127.0.0.1:8404"`},
+		{"a port in a name", "[[hosts]]", "address = \"lb.example.com:24\"\n[[hosts]]", `f.toml: balancer.address "lb.example.com:24": use a DNS name or an address, without a port`},
+		{"a zone, and with it a line of HAProxy's", "10.0.0.12:24", `[fe80::1%x\n\tserver evil 10.0.0.66:24 #]:24`, "f.toml: hosts: beta has the address [fe80::1%x\n\tserver evil 10.0.0.66:24 #]:24: use one without a zone"},
+		{"IPv4 as IPv6", "10.0.0.5:24", "[::ffff:10.0.0.5]:24", "f.toml: balancer.listen is on ::ffff:10.0.0.5: use an address without a zone, and IPv4 as such"},
 		{"no time", "[[hosts]]", "queue = \"0s\"\n[[hosts]]", "f.toml:4: "},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -169,6 +173,9 @@ func TestInstance(t *testing.T) {
 func TestCertificates(t *testing.T) {
 	f := example(t)
 	dir := t.TempDir()
+	if _, err := readKey(filepath.Join(dir, authorityFile)); err == nil || !strings.Contains(err.Error(), "-out") {
+		t.Errorf("got %v for no authority", err)
+	}
 	authority, err := ensureKey(filepath.Join(dir, authorityFile), "hosts")
 	if err != nil {
 		t.Fatal(err)
@@ -242,7 +249,7 @@ func TestCertificates(t *testing.T) {
 func TestDiffers(t *testing.T) {
 	f := example(t)
 	as := func(change func(*status.Builder)) facts {
-		b := status.Builder{Slots: 8, Agent: 8024, Listen: "0.0.0.0:24"}
+		b := status.Builder{Slots: 8, Agent: 8024, Listen: "0.0.0.0:24", Active: true}
 		change(&b)
 		return facts{Builder: b}
 	}
@@ -251,6 +258,7 @@ func TestDiffers(t *testing.T) {
 		want string
 	}{
 		{as(func(*status.Builder) {}), ""},
+		{as(func(b *status.Builder) { b.Active, b.Slots = false, 0 }), "alpha does not listen, as ephemeral-builder.socket is not active"},
 		{as(func(b *status.Builder) { b.Slots = 4 }), "alpha has 4 slots, and the fleet's file says 8"},
 		{as(func(b *status.Builder) { b.Agent = 0 }), "alpha has its agent on port 0"},
 		{as(func(b *status.Builder) { b.Listen = "127.0.0.1:24" }), "alpha listens on 127.0.0.1:24, where 10.0.0.11:24 does not lead"},
@@ -287,6 +295,35 @@ beta   unknown  -        -     -     16     DOWN (L4CON), 0  i/o timeout
 	var got strings.Builder
 	if err := s.Print(&got, false); err != nil || got.String() != want {
 		t.Errorf("%v, it is\n%swant\n%s", err, &got, want)
+	}
+	for note, change := range map[string]func(*facts){
+		"": func(*facts) {},
+		"version 4 does not serve there: publish a later one": func(got *facts) {
+			got.Images = []status.Image{{Version: "1", Refused: true}, {Version: "2", Current: true}, {Version: "3", Refused: true}, {Version: "4", Refused: true}}
+		},
+		"its certificate ends on ": func(got *facts) {
+			got.certificate = &ssh.Certificate{Key: got.hostKey, ValidBefore: uint64(time.Now().Add(24 * time.Hour).Unix())}
+		},
+		"its certificate begins on ": func(got *facts) {
+			got.certificate = &ssh.Certificate{Key: got.hostKey, ValidAfter: uint64(time.Now().Add(2 * time.Hour).Unix()), ValidBefore: ssh.CertTimeInfinity}
+		},
+	} {
+		got := alpha
+		got.Updates = "on"
+		key, _, err := ed25519.GenerateKey(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got.hostKey, err = ssh.NewPublicKey(key); err != nil {
+			t.Fatal(err)
+		}
+		change(&got)
+		if row := f.row(f.Hosts[0], got, views); !strings.HasPrefix(row.Note, note) || (row.Note == "") != (note == "") {
+			t.Errorf("the note is %q, want %q", row.Note, note)
+		}
+	}
+	if _, _, err := readStats(strings.NewReader(""), "x"); err == nil || !strings.Contains(err.Error(), "says nothing") {
+		t.Errorf("got %v for silence", err)
 	}
 	if _, _, err := readStats(strings.NewReader("<html>"), "x"); err == nil || !strings.Contains(err.Error(), "is it HAProxy") {
 		t.Errorf("got %v for a page", err)

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"ephemeral-builder/image/command"
 	"ephemeral-builder/units"
 )
 
@@ -33,6 +34,15 @@ func ensureKey(path, comment string) (ssh.Signer, error) {
 	}
 	key, _, err := units.EnsureKey(path, comment)
 	return key, err
+}
+
+// readKey reads a key that must be there: who made another here would take the hosts from all
+// runners that know the first.
+func readKey(path string) (ssh.Signer, error) {
+	if _, err := os.Stat(path); err != nil {
+		return nil, fmt.Errorf("%w: name the folder with the fleet's keys with -out, or make them, once for all who administer it, with: %s", err, command.Self("fleet"))
+	}
+	return ensureKey(path, "")
 }
 
 // principals are what clients call a host: by itself, behind the balancer, and on the host itself.
@@ -64,16 +74,20 @@ func (f Fleet) current(authority ssh.Signer, h Host, got facts, now time.Time) b
 		time.Unix(int64(c.ValidBefore), 0).After(now.Add(validity/2))
 }
 
-// handIn is what a host does with its certificate and the runners' public key, a line each, and with
-// what it is known by there. The key may be there with options already. Warm containers have read what
+// handIn is what a host does with its certificate, or an empty line, and the runners' public key, a
+// line each, and with what it is known by there. The key may be there with options already. Warm containers have read what
 // was there before.
 const handIn = `set -eu
 umask 022
 cd %s
 read -r certificate
 read -r runner
-printf '%%s\n' "$certificate" >%s.new
-mv %[2]s.new %[2]s
+if [ -n "$certificate" ]; then
+	printf '%%s\n' "$certificate" >%s.new
+	mv %[2]s.new %[2]s
+else
+	rm -f %[2]s
+fi
 cat >known_hosts.new
 mv known_hosts.new known_hosts
 grep -qF "$runner" authorized_keys || {
@@ -83,17 +97,14 @@ grep -qF "$runner" authorized_keys || {
 }
 [ ! -e %[4]s ] || systemctl try-restart %[3]s-warm.service`
 
-// Certify gives each host a certificate of the fleet's authority, and lets the fleet's runners in.
-// It says what it did, a line for each host, also before an error.
-func (f Fleet) Certify(ctx context.Context, dir string) (done []string, err error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, err
-	}
-	authority, err := ensureKey(filepath.Join(dir, authorityFile), f.Name+" hosts")
+// Certify gives each host a certificate of the fleet's authority, or with own none, and lets the
+// fleet's runners in. It says what it did, a line for each host, also before an error.
+func (f Fleet) Certify(ctx context.Context, dir string, own bool) (done []string, err error) {
+	authority, err := readKey(filepath.Join(dir, authorityFile))
 	if err != nil {
 		return nil, err
 	}
-	runner, err := ensureKey(filepath.Join(dir, runnerFile), f.Name+" runners")
+	runner, err := readKey(filepath.Join(dir, runnerFile))
 	if err != nil {
 		return nil, err
 	}
@@ -104,21 +115,41 @@ func (f Fleet) Certify(ctx context.Context, dir string) (done []string, err erro
 			errs = append(errs, got.err)
 			continue
 		}
-		certificate, err := got.certificate, error(nil)
-		word := "unchanged"
-		if !f.current(authority, h, got, time.Now()) {
-			word = "signed"
+		certificate, word := got.certificate, "unchanged"
+		switch {
+		case own:
+			certificate, word = nil, "has its own key"
+		case f.current(authority, h, got, time.Now()):
+		case certificate != nil && !bytes.Equal(certificate.SignatureKey.Marshal(), authority.PublicKey().Marshal()):
+			errs = append(errs, fmt.Errorf("%s has a certificate of another authority than %s, by which runners may know it: name the folder with that one, or remove %s there",
+				h.Name, filepath.Join(dir, authorityFile), units.KeysOf(f.Name).Certificate))
+			continue
+		default:
 			if certificate, err = f.certify(authority, h, got, time.Now()); err != nil {
 				return done, err
 			}
+			word = "signed"
 		}
-		keys := units.KeysOf(f.Name)
-		lines := slices.Concat(ssh.MarshalAuthorizedKey(certificate), ssh.MarshalAuthorizedKey(runner.PublicKey()), units.KnownHosts(got.local(), got.hostKey, certificate))
-		if _, err := h.run(ctx, fmt.Sprintf(handIn, filepath.Dir(keys.Certificate), filepath.Base(keys.Certificate), f.Name, filepath.Join(units.UnitDir, f.Name+"-warm.service")), lines); err != nil {
+		if err := f.handIn(ctx, h, got, certificate, runner.PublicKey()); err != nil {
 			errs = append(errs, err)
 			continue
 		}
-		done = append(done, fmt.Sprintf("%s: %s, the key of %s until %s", h.Name, word, h.Name, time.Unix(int64(certificate.ValidBefore), 0).UTC().Format(time.DateOnly)))
+		if certificate != nil {
+			word += fmt.Sprintf(", the key of %s until %s", h.Name, time.Unix(int64(certificate.ValidBefore), 0).UTC().Format(time.DateOnly))
+		}
+		done = append(done, h.Name+": "+word)
 	}
 	return done, errors.Join(errs...)
+}
+
+// handIn gives a host its certificate, none if nil, and the runners' key.
+func (f Fleet) handIn(ctx context.Context, h Host, got facts, certificate *ssh.Certificate, runner ssh.PublicKey) error {
+	line := []byte("\n")
+	if certificate != nil {
+		line = ssh.MarshalAuthorizedKey(certificate)
+	}
+	path := units.KeysOf(f.Name).Certificate
+	lines := slices.Concat(line, ssh.MarshalAuthorizedKey(runner), units.KnownHosts(got.local(), got.hostKey, certificate))
+	_, err := h.run(ctx, fmt.Sprintf(handIn, filepath.Dir(path), filepath.Base(path), f.Name, filepath.Join(units.UnitDir, f.Name+"-warm.service")), lines)
+	return err
 }

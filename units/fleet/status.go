@@ -8,6 +8,10 @@ import (
 	"io"
 	"strings"
 	"text/tabwriter"
+	"time"
+
+	"ephemeral-builder/image/command"
+	"ephemeral-builder/units"
 )
 
 // Row is what is known of one host.
@@ -65,16 +69,31 @@ func (f Fleet) row(h Host, got facts, views map[string]view) Row {
 		row.State = "drained"
 	}
 	switch err := f.differs(h, got); {
-	case !got.Active: // and has no slots
-		row.Note = fmt.Sprintf("%s.socket is not active: look there at: ephemeral-builder doctor", f.Name)
 	case err != nil:
 		row.Note = strings.TrimPrefix(err.Error(), h.Name+" ")
 	case got.Updates == "failed":
 		row.Note = fmt.Sprintf("its last update failed: journalctl -u %s-update", f.Name)
 	case got.Trial:
 		row.Note = "tries a new version"
+	default:
+		row.Note = f.note(got)
 	}
 	return row
+}
+
+// note is about what will bite later.
+func (f Fleet) note(got facts) string {
+	if version, err := got.refused(); err != nil {
+		return err.Error()
+	} else if version != "" {
+		return fmt.Sprintf("version %s does not serve there: publish a later one", version)
+	}
+	if got.certificate != nil {
+		if fault, _ := units.JudgeCertificate(got.certificate, got.hostKey, time.Now()); fault != "" {
+			return fmt.Sprintf("its certificate %s: %s", fault, command.Self("fleet:certify"))
+		}
+	}
+	return ""
 }
 
 // Print writes a table, or JSON.

@@ -211,19 +211,25 @@ var summaryTemplate = template.Must(template.New("summary.txt").Parse(summaryTex
 // summary says what is for whom.
 func (f Fleet) summary(o Options) (string, error) {
 	var canaries, from []string
+	add := func(list []string, address netip.Addr) []string { // a balancer can be a host, too
+		if quoted := strconv.Quote(address.String()); !slices.Contains(list, quoted) {
+			list = append(list, quoted)
+		}
+		return list
+	}
 	for _, address := range f.Canaries() {
-		canaries = append(canaries, strconv.Quote(address.String()))
+		canaries = add(canaries, address)
 	}
 	balancer := f.Balancer.Listen.Addr()
 	if balancer.IsUnspecified() || balancer.IsLoopback() {
 		from = append(from, `"ADDRESS OF THE BALANCER"`)
 	} else {
-		from = append(from, strconv.Quote(balancer.String()))
+		from = add(from, balancer)
 	}
 	listen := netip.IPv4Unspecified()
 	for _, h := range f.Hosts {
 		if len(canaries) > 0 { // which the others ask
-			from = append(from, strconv.Quote(h.Address.Addr().String()))
+			from = add(from, h.Address.Addr())
 		}
 		if h.Address.Addr().Is6() {
 			listen = netip.IPv6Unspecified()
