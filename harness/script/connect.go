@@ -72,10 +72,14 @@ func (s *script) closeConn(_ context.Context, c *call) error {
 		return err
 	}
 	delete(s.conns, name)
-	if err := conn.Err(); err != nil {
+	if err := conn.Close(); err != nil {
+		return err
+	}
+	// Only now is it certain who was first: the server's end may not have been looked at before.
+	if err := conn.Err(); errors.Is(err, sshclient.ErrClosed) {
 		return fmt.Errorf("%s has ended already: %w: use dropped if it should have", name, err)
 	}
-	return conn.Close()
+	return nil
 }
 
 // dropped waits for an event that no repetition would see: the end of the connection.

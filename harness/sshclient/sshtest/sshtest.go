@@ -239,6 +239,14 @@ func (s *Server) serve(raw net.Conn) {
 	sessions.Wait()
 }
 
+// hangUp ends a connection for the client, and for the server when the client has noticed: whose place
+// it takes knows then that it has.
+func hangUp(raw net.Conn) {
+	if tcp, ok := raw.(*net.TCPConn); ok {
+		tcp.CloseWrite()
+	}
+}
+
 // session serves one channel until its command has ended. The command and all its
 // children are killed when end is closed.
 func (s *Server) session(raw net.Conn, newChannel ssh.NewChannel, home string, end <-chan struct{}) {
@@ -258,13 +266,13 @@ func (s *Server) session(raw net.Conn, newChannel ssh.NewChannel, home string, e
 	switch line.Command {
 	case Drop:
 		request.Reply(true, nil)
-		raw.Close()
+		hangUp(raw)
 		return
 	case StatusDrop:
 		request.Reply(true, nil)
 		io.WriteString(ch, "half")
 		exitStatus(ch, 0)
-		raw.Close()
+		hangUp(raw)
 		return
 	case NoStatus:
 		request.Reply(true, nil)
