@@ -65,6 +65,10 @@ func Uninstall(ctx context.Context, rep *progress.Reporter, s spec.Spec) (Uninst
 			return out, err
 		}
 	}
+	// Or the upkeep would let the trial go on.
+	if err := os.Remove(trialFile(s.Name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return out, err
+	}
 	if err := manager.stop(ctx, s.Name+"-update.service"); err != nil {
 		return out, err
 	}
@@ -83,7 +87,7 @@ func Uninstall(ctx context.Context, rep *progress.Reporter, s spec.Spec) (Uninst
 
 	stage = rep.Stage("remove")
 	defer stage.Fail()
-	paths := []string{filepath.Join(MetricsDir, "ephemeral-builder-"+s.Name+".prom"), cacheFile(s.Name), cacheFile(s.Name) + ".partial", filepath.Join(CacheDir, s.Name), filepath.Join(LibDir, s.Name), filepath.Join(DownloadDir, s.Name), unmanagedFile(s.Name), KeysOf(s.Name).Drained, installedPath(s.Name), trialFile(s.Name)}
+	paths := []string{filepath.Join(MetricsDir, "ephemeral-builder-"+s.Name+".prom"), cacheFile(s.Name), cacheFile(s.Name) + ".partial", filepath.Join(CacheDir, s.Name), filepath.Join(LibDir, s.Name), filepath.Join(DownloadDir, s.Name), unmanagedFile(s.Name), KeysOf(s.Name).Drained, installedPath(s.Name), trialFile(s.Name), trialFile(s.Name) + ".new"}
 	for _, unit := range slices.Sorted(maps.Values(unitNames(s.Name))) {
 		paths = append(paths, filepath.Join(UnitDir, unit))
 	}

@@ -31,8 +31,9 @@ func (f Fleet) Drain(ctx context.Context, rep *progress.Reporter, name string, e
 	if _, err := h.run(ctx, line, nil); err != nil || end {
 		return err
 	}
-	ready := func(got facts) bool { return got.err == nil && got.Active && !got.Drained && !got.Trial }
-	if !slices.ContainsFunc(f.ask(ctx), ready) {
+	// Those that do not answer here can be there for the balancer.
+	mayServe := func(got facts) bool { return got.err != nil || got.Active && !got.Drained && !got.Trial }
+	if !slices.ContainsFunc(f.ask(ctx), mayServe) {
 		rep.Note("no host takes jobs now: the balancer closes what comes, and does not keep it waiting")
 	}
 	if !wait {
@@ -65,18 +66,20 @@ func (f Fleet) Drain(ctx context.Context, rep *progress.Reporter, name string, e
 }
 
 // Rollback has new connections on a host, or on all of them if name is empty, get the image before.
-// At the first error it stops, but for hosts that do not answer: with one of them an image can be bad,
-// too. Of all hosts only those go back that have the newest version: the others have not come to it
-// yet, or have gone back before it stopped.
+// At the first error it stops. Of all hosts only those go back that have the newest version: the
+// others have not come to it yet, or have gone back before it stopped. Hosts that do not answer are
+// left out, if they can't have a newer one: if they have it after the canaries, which all answer.
 func (f Fleet) Rollback(ctx context.Context, name string, say func(format string, args ...any)) error {
 	newest, answering := "", f.Hosts
 	var silent []error
 	if name == "" {
 		answering = nil
 		for i, got := range f.ask(ctx) {
-			if got.err != nil {
+			if got.err != nil && len(f.Canaries()) > 0 && !f.Hosts[i].Canary {
 				silent = append(silent, got.err)
 				continue
+			} else if got.err != nil {
+				return fmt.Errorf("%w\nit may have a later version than the others: go back on single ones with -host=NAME", got.err)
 			}
 			answering = append(answering, f.Hosts[i])
 			var err error

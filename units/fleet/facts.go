@@ -46,7 +46,7 @@ func (got facts) refused() (version string, err error) {
 		if err != nil {
 			return "", err
 		}
-		if image.Refused && latest == image.Version {
+		if image.Refused && !image.Current && latest == image.Version {
 			if version, err = later(version, image.Version); err != nil {
 				return "", err
 			}

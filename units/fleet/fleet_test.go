@@ -233,6 +233,7 @@ func TestCertificates(t *testing.T) {
 		"fresh":            {f.Hosts[0], now, true},
 		"in its last half": {f.Hosts[0], now.Add(validity/2 + time.Hour), false},
 		"of another host":  {f.Hosts[1], now, false},
+		"not yet":          {f.Hosts[0], now.Add(-2 * time.Hour), false},
 	} {
 		if got := f.current(authority, test.host, got, test.now); got != test.want {
 			t.Errorf("%s: got %v", name, got)
@@ -297,9 +298,9 @@ beta   unknown  -        -     -     16     DOWN (L4CON), 0  i/o timeout
 		t.Errorf("%v, it is\n%swant\n%s", err, &got, want)
 	}
 	for note, change := range map[string]func(*facts){
-		"": func(*facts) {},
+		"": func(got *facts) { got.Images = []status.Image{{Version: "2", Current: true, Refused: true}} },
 		"version 4 does not serve there: publish a later one": func(got *facts) {
-			got.Images = []status.Image{{Version: "1", Refused: true}, {Version: "2", Current: true}, {Version: "3", Refused: true}, {Version: "4", Refused: true}}
+			got.Images = []status.Image{{Version: "1", Refused: true}, {Version: "2", Current: true, Refused: true}, {Version: "3", Refused: true}, {Version: "4", Refused: true}}
 		},
 		"its certificate ends on ": func(got *facts) {
 			got.certificate = &ssh.Certificate{Key: got.hostKey, ValidBefore: uint64(time.Now().Add(24 * time.Hour).Unix())}

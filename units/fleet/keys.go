@@ -71,6 +71,7 @@ func (f Fleet) current(authority ssh.Signer, h Host, got facts, now time.Time) b
 	return c != nil && bytes.Equal(c.Key.Marshal(), got.hostKey.Marshal()) &&
 		bytes.Equal(c.SignatureKey.Marshal(), authority.PublicKey().Marshal()) &&
 		slices.Equal(c.ValidPrincipals, f.principals(h, got.local())) &&
+		uint64(now.Unix()) >= c.ValidAfter &&
 		time.Unix(int64(c.ValidBefore), 0).After(now.Add(validity/2))
 }
 
