@@ -347,7 +347,7 @@ systemctl reset-failed; [ ! -e /sys/class/net/lab-out ] || stand-ins down
 [ ! -e /run/systemd/system/ephemeral-builder@.service.d ] || { rm -r /run/systemd/system/ephemeral-builder@.service.d; systemctl daemon-reload; }
 [ -e /usr/local/bin/ephemeral-builder ] || ln -s /run/lab/share/ephemeral-builder /usr/local/bin/
 said=$(ephemeral-builder install -spec=lab.toml -autoUpdate=false 2>&1) || { echo "$said" >&2; exit 1; }
-rm -rf small two enough failed served-* /var/lib/container/ephemeral-builder_0.sudo* /var/lib/container/ephemeral-builder_[2-9]* && journalctl -q -n 0 --show-cursor`
+rm -rf small two enough failed served-* /etc/ephemeral-builder/ephemeral-builder/drained /var/lib/container/ephemeral-builder_0.sudo* /var/lib/container/ephemeral-builder_[2-9]* && journalctl -q -n 0 --show-cursor`
 	switch {
 	case w.o.Units != "":
 		command = clean + command
