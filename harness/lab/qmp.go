@@ -76,7 +76,7 @@ func forwardedPorts(ctx context.Context, conn net.Conn) (map[int]int, error) {
 		return nil, err
 	}
 	ports := parseUsernet(usernet)
-	for _, port := range []int{22, 24} {
+	for _, port := range []int{22, relayPort} {
 		if ports[port] == 0 {
 			return nil, fmt.Errorf("port %d is not forwarded: %s", port, usernet)
 		}

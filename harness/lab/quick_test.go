@@ -35,7 +35,7 @@ func TestQemuArgs(t *testing.T) {
 		{TCG, "/c", "-smp", "3"},
 		{TCG, "/c", "-initrd", "/c/initrd"},
 		{TCG, "/a,b", "-drive", "if=none,id=root,format=raw,file=/a,,b/disk.img,snapshot=on,cache=unsafe"},
-		{TCG, "/c", "-netdev", "user,id=net,restrict=on,ipv6=off,hostfwd=tcp:127.0.0.1:0-10.0.2.15:22,hostfwd=tcp:127.0.0.1:0-10.0.2.15:24"},
+		{TCG, "/c", "-netdev", "user,id=net,restrict=on,ipv6=off,hostfwd=tcp:127.0.0.1:0-10.0.2.15:22,hostfwd=tcp:127.0.0.1:0-10.0.2.15:2024"},
 	} {
 		args := qemuArgs(cfg, tt.accel, tt.base)
 		if i := slices.Index(args, tt.option); i < 0 || args[i+1] != tt.want {
@@ -170,7 +170,7 @@ func fakeQemu(t *testing.T, script string) (*Lab, Config, *os.File, *[]string) {
 const answer = `echo 'Linux version 6' >console.log
 echo '{"QMP": {}}' >&3
 read -r capabilities <&3 && echo '{"return": {}}' >&3
-read -r usernet <&3 && printf '%s\n' '{"return": "TCP[HOST_FORWARD] 1 127.0.0.1 1022 10.0.2.15 22 0 0\r\nTCP[HOST_FORWARD] 1 127.0.0.1 1024 10.0.2.15 24 0 0\r\n"}' >&3
+read -r usernet <&3 && printf '%s\n' '{"return": "TCP[HOST_FORWARD] 1 127.0.0.1 1022 10.0.2.15 22 0 0\r\nTCP[HOST_FORWARD] 1 127.0.0.1 1024 10.0.2.15 2024 0 0\r\n"}' >&3
 exec sleep 1000
 `
 

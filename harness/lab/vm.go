@@ -125,7 +125,7 @@ func (l *Lab) boot(ctx context.Context, cfg Config, base *os.File, accel Accel) 
 			return fmt.Errorf("asking QEMU for its ports: %w", err)
 		}
 	}
-	l.desc.Sshd, l.desc.Builder = Endpoint{loopback, forwards[22]}, Endpoint{loopback, forwards[24]}
+	l.desc.Sshd, l.desc.Builder = Endpoint{loopback, forwards[22]}, Endpoint{loopback, forwards[relayPort]}
 	return nil
 }
 
@@ -199,6 +199,9 @@ func rememberKVM(cache string, reason error) {
 const (
 	loopback = "127.0.0.1"
 	guest    = "10.0.2.15" // see files/etc/systemd/system/lab-network.service
+
+	// Of lab-builder.socket. It is not 24: a builder may listen there on all addresses.
+	relayPort = 2024
 )
 
 // qemuArgs is the command line, without QMP. Relative names are in Config.Dir.
@@ -228,7 +231,7 @@ func qemuArgs(cfg Config, accel Accel, base string) []string {
 		"-device", "virtio-blk-pci,drive=root",
 		"-drive", disk("lab", handInImg) + ",readonly=on",
 		"-device", "virtio-blk-pci,drive=lab,serial=lab",
-		"-netdev", "user,id=net,restrict=on,ipv6=off," + forward(22) + "," + forward(24),
+		"-netdev", "user,id=net,restrict=on,ipv6=off," + forward(22) + "," + forward(relayPort),
 		"-device", "virtio-net-pci,netdev=net,romfile=", // no network boot, which costs seconds
 		"-device", "virtio-serial-pci",
 		"-chardev", "file,id=ready,path=" + readyFile,
