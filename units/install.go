@@ -206,10 +206,9 @@ func (o Options) open(ctx context.Context, rep *progress.Reporter, arch string) 
 		} else if link, err := os.Readlink(tree); err == nil {
 			tree = filepath.Join(ContainerDir, link)
 		}
-		_, treeErr := os.Stat(tree)
 		manifest := tree + ".manifest.json"
-		_, err = os.Stat(manifest)
-		if treeErr == nil && err == nil && len(built) == 0 {
+		there := func(path string) bool { _, err := os.Stat(path); return err == nil }
+		if len(built) == 0 && there(tree) && there(manifest) {
 			return &source.Source{Image: image.Image{Manifest: manifest}}, nil
 		}
 	}

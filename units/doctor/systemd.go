@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"regexp"
+	"strconv"
 
 	debversion "github.com/knqyf263/go-deb-version"
 
@@ -13,17 +14,27 @@ import (
 // Versions of systemd that all was tried with: those of Debian 12 and 13.
 const minSystemd, maxSystemd = 252, 257
 
-// fault is one of systemd's that a builder's units meet, in versions from one on and before another.
+// fault is one of systemd's that a builder's units meet, in versions from one on and before another:
+// as advisories and its issues have them, seen on no host of ours.
 type fault struct {
 	from, before string
 	what, why    string
 }
 
 var faults = []fault{
-	{"258", "258.1", "machined ends when it is upgraded", "status and logs know no machines meanwhile (systemd/systemd#39061)"},
 	{"258", "258.5", "any user of this host can end PID 1", "units with Delegate=yes, as containers have, are enough for it (CVE-2026-40223)"},
 	{"259", "259.2", "any user of this host can end PID 1", "units with Delegate=yes, as containers have, are enough for it (CVE-2026-40223)"},
 	{"258", "261", "units with Delegate=yes may fail to start again", "with start = \"warm\" a slot may serve late (systemd/systemd#41278)"},
+}
+
+// has tells whether a version has the fault.
+func (f fault) has(v debversion.Version) (bool, error) {
+	from, err := debversion.NewVersion(f.from)
+	if err != nil {
+		return false, err
+	}
+	before, err := debversion.NewVersion(f.before)
+	return !v.LessThan(from) && v.LessThan(before), err
 }
 
 // Of "systemd 257 (257.13-1~deb13u1)", and of what stands there where no distribution has said more.
@@ -40,12 +51,12 @@ func systemdVersion(ctx context.Context, _ subject) []Finding {
 // judgeSystemd takes what systemctl --version says.
 func judgeSystemd(said string) []Finding {
 	match := systemdLine.FindStringSubmatch(said)
-	var major int
-	if match != nil {
-		_, _ = fmt.Sscan(match[1], &major) // digits
-	}
-	if major == 0 {
+	if match == nil {
 		return []Finding{unknown(fmt.Errorf("systemctl --version says %q", said))}
+	}
+	major, err := strconv.Atoi(match[1])
+	if err != nil {
+		return []Finding{unknown(err)}
 	}
 	full, err := debversion.NewVersion(match[2])
 	if err != nil {
@@ -53,9 +64,9 @@ func judgeSystemd(said string) []Finding {
 	}
 	var found []Finding
 	for _, f := range faults {
-		from, errFrom := debversion.NewVersion(f.from)
-		before, errBefore := debversion.NewVersion(f.before)
-		if errFrom == nil && errBefore == nil && !full.LessThan(from) && full.LessThan(before) {
+		if has, err := f.has(full); err != nil {
+			return []Finding{unknown(err)}
+		} else if has {
 			found = append(found, warn(fmt.Sprintf("version %s: %s", match[2], f.what), f.why, "upgrade to "+f.before+", or to one for which its changelog says that this is mended"))
 		}
 	}

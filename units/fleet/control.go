@@ -75,11 +75,12 @@ func (f Fleet) Rollback(ctx context.Context, name string, say func(format string
 	if name == "" {
 		answering = nil
 		for i, got := range f.ask(ctx) {
-			if got.err != nil && len(f.Canaries()) > 0 && !f.Hosts[i].Canary {
+			if got.err != nil {
+				if len(f.Canaries()) == 0 || f.Hosts[i].Canary {
+					return fmt.Errorf("%w\nit may have a later version than the others: go back on single ones with -host=NAME", got.err)
+				}
 				silent = append(silent, got.err)
 				continue
-			} else if got.err != nil {
-				return fmt.Errorf("%w\nit may have a later version than the others: go back on single ones with -host=NAME", got.err)
 			}
 			answering = append(answering, f.Hosts[i])
 			var err error

@@ -163,6 +163,12 @@ var (
 	sshForm     = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.@:%-]*$`) // no option of ssh's
 )
 
+// plain tells whether an address is the same on all machines, and written in one way: a zone, besides,
+// may hold anything.
+func plain(address netip.AddrPort) bool {
+	return address.Addr().Zone() == "" && !address.Addr().Is4In6()
+}
+
 func (f Fleet) problems() (found []error) {
 	report := func(format string, args ...any) { found = append(found, fmt.Errorf(format, args...)) }
 	if !nameForm.MatchString(f.Name) {
@@ -181,14 +187,16 @@ func (f Fleet) problems() (found []error) {
 	if b.Listen.Addr().IsUnspecified() && b.Address == "" {
 		report("balancer.address is missing, as balancer.listen is all addresses: what do runners call it?")
 	}
-	_, notAddress := netip.ParseAddr(b.Address)
-	if b.Address != "" && (!addressForm.MatchString(b.Address) || notAddress != nil && strings.Contains(b.Address, ":")) {
+	// A colon is IPv6's, or that of a port.
+	_, err := netip.ParseAddr(b.Address)
+	if b.Address != "" && (!addressForm.MatchString(b.Address) || err != nil && strings.Contains(b.Address, ":")) {
 		report("balancer.address %q: use a DNS name or an address, without a port", b.Address)
 	}
-	for key, address := range map[string]netip.Addr{"listen": b.Listen.Addr(), "stats": b.Stats.Addr()} {
-		if address.Zone() != "" || address.Is4In6() {
-			report("balancer.%s is on %s: use an address without a zone, and IPv4 as such", key, address)
-		}
+	if !plain(b.Listen) {
+		report("balancer.listen is on %s: use an address without a zone, and IPv4 as such", b.Listen.Addr())
+	}
+	if !plain(b.Stats) {
+		report("balancer.stats is on %s: use an address without a zone, and IPv4 as such", b.Stats.Addr())
 	}
 	if !b.Stats.IsValid() || b.Stats.Port() == 0 {
 		report(`balancer.stats is no address and port, as in stats = "127.0.0.1:8404"`)
@@ -209,7 +217,7 @@ func (f Fleet) problems() (found []error) {
 		switch {
 		case !h.Address.IsValid() || h.Address.Port() == 0 || h.Address.Addr().IsUnspecified():
 			report(`hosts: %s has no address: name where it listens, as in address = "10.0.0.11:24"`, h.Name)
-		case h.Address.Addr().Zone() != "" || h.Address.Addr().Is4In6():
+		case !plain(h.Address):
 			report("hosts: %s has the address %s: use one without a zone, and IPv4 as such", h.Name, h.Address)
 		case same(func(o Host) bool { return o.Address == h.Address }):
 			report("hosts: %s has the address of another host, %s: remove one", h.Name, h.Address)

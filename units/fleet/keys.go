@@ -68,17 +68,19 @@ func (f Fleet) certify(authority ssh.Signer, h Host, got facts, now time.Time) (
 // current tells whether a host's certificate will do.
 func (f Fleet) current(authority ssh.Signer, h Host, got facts, now time.Time) bool {
 	c := got.certificate
-	return c != nil && bytes.Equal(c.Key.Marshal(), got.hostKey.Marshal()) &&
-		bytes.Equal(c.SignatureKey.Marshal(), authority.PublicKey().Marshal()) &&
+	if c == nil {
+		return false
+	}
+	fault, _ := units.JudgeCertificate(c, got.hostKey, now)
+	return fault == "" && bytes.Equal(c.SignatureKey.Marshal(), authority.PublicKey().Marshal()) &&
 		slices.Equal(c.ValidPrincipals, f.principals(h, got.local())) &&
-		uint64(now.Unix()) >= c.ValidAfter &&
 		time.Unix(int64(c.ValidBefore), 0).After(now.Add(validity/2))
 }
 
-// handIn is what a host does with its certificate, or an empty line, and the runners' public key, a
-// line each, and with what it is known by there. The key may be there with options already. Warm containers have read what
-// was there before.
-const handIn = `set -eu
+// takeIn is what a host does with its certificate, or an empty line, and the runners' public key, a
+// line each, and with what it is known by there. The key may be there with options already. Warm
+// containers have read what was there before.
+const takeIn = `set -eu
 umask 022
 cd %s
 read -r certificate
@@ -151,6 +153,6 @@ func (f Fleet) handIn(ctx context.Context, h Host, got facts, certificate *ssh.C
 	}
 	path := units.KeysOf(f.Name).Certificate
 	lines := slices.Concat(line, ssh.MarshalAuthorizedKey(runner), units.KnownHosts(got.local(), got.hostKey, certificate))
-	_, err := h.run(ctx, fmt.Sprintf(handIn, filepath.Dir(path), filepath.Base(path), f.Name, filepath.Join(units.UnitDir, f.Name+"-warm.service")), lines)
+	_, err := h.run(ctx, fmt.Sprintf(takeIn, filepath.Dir(path), filepath.Base(path), f.Name, filepath.Join(units.UnitDir, f.Name+"-warm.service")), lines)
 	return err
 }
